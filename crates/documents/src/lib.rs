@@ -1,0 +1,11 @@
+//! From a file to a [`Document`]: title, abstract, sections, references and pages in reading order, and what the file
+//! tried to hide.
+//!
+//! PDF, LaTeX (a file, a folder, an arXiv archive), Markdown and plain text come in; one value comes out. Damaged
+//! input is data: what could be read is there, what could not is a [`Finding`]. [`read`] runs in this process;
+//! [`read_isolated`] runs the same in a worker process with limits on memory and time. What a reviewer may see of a
+//! document (no names, thanks, venue lines or addresses) is made by [`scrub`].
+
+mod document;
+
+pub use document::{Anchor, Document, Finding, Reference, Section, Severity, Source, Table};

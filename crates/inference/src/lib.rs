@@ -1,0 +1,11 @@
+//! Many sequences decoded at once by one [`Engine`]: it knows token ids and log-probabilities, and nothing of
+//! papers, reviews or chat.
+//!
+//! A request is a prompt and what may follow it: free text, text under a grammar, or a [`Script`] of fixed text,
+//! choices and free parts. Requests that begin with the same tokens share that prefix: it is computed once and
+//! its cache blocks are used by all. On the CPU a row's result is the same to the bit whatever shares its batch,
+//! however its prompt is chunked, whatever the number of threads.
+
+mod request;
+
+pub use request::{Grammar, Part, Sampling, Script};
