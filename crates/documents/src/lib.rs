@@ -7,5 +7,17 @@
 //! document (no names, thanks, venue lines or addresses) is made by [`scrub`].
 
 mod document;
+mod error;
+mod headings;
+mod instructions;
+mod latex;
+mod pdf;
+mod plain;
+mod read;
+mod references;
+mod scrub;
+mod text;
 
 pub use document::{Anchor, Document, Finding, Reference, Section, Severity, Source, Table};
+pub use error::ReadError;
+pub use read::{ReadOptions, read};

@@ -1,0 +1,3 @@
+//! stub
+use crate::{Document, Finding};
+pub(crate) fn find(_d:&Document)->Vec<Finding>{vec![]}
