@@ -1,1 +1,66 @@
-//! kernels
+//! Numeric operations that candle lacks, each with its backward.
+//!
+//! For inference on the CPU: [`PackedWeight`] (matrix products) and [`paged_attention`], whose results for a row do not
+//! depend on its batch, on chunks, threads or the instruction set. For both inference and training: [`rms_norm`],
+//! [`rope`], [`swiglu`], [`PackedAttention`] and [`token_logprobs`] as candle operations that autograd can cross.
+//! On other devices the same functions compose candle's own operations. Everything computes in f32; this is the only
+//! crate of the workspace where `unsafe` is allowed, each block with its reason.
+
+#![allow(unsafe_code)]
+
+mod attention;
+mod elementwise;
+mod head;
+mod mmap;
+mod pack;
+mod paged;
+mod simd;
+mod tensor;
+
+pub use attention::PackedAttention;
+pub use elementwise::{RotaryTable, rms_norm, rope, swiglu};
+pub use head::token_logprobs;
+pub use mmap::{Mmap, mmap};
+pub use pack::{PackedWeight, WeightType};
+pub use paged::{BLOCK, KvBlock, KvShape, PagedSegment, paged_attention};
+pub use simd::Level;
+
+use simd::{LANES, Lanes, dispatch};
+
+dispatch! {
+    /// Replaces `x` by softmax(scale · x) and returns log Σ exp(scale · x). An empty slice gives −∞.
+    pub fn softmax_in_place = softmax_body(x: &mut [f32], scale: f32) -> f32
+}
+
+/// SAFETY: lane arithmetic on a padded buffer of sixteen.
+#[inline(always)]
+unsafe fn softmax_body<L: Lanes>(x: &mut [f32], scale: f32) -> f32 {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if x.is_empty() {
+        return f32::NEG_INFINITY;
+    }
+    // SAFETY: whole vectors are inside the slice, the tail goes through a buffer.
+    unsafe {
+        let (s, shift) = (L::splat(scale), L::splat(-largest * scale));
+        let mut total = L::splat(0.0);
+        let whole = x.len() / LANES * LANES;
+        for i in (0..whole).step_by(LANES) {
+            let e = simd::exp::<L>(L::fma(L::load(x.as_ptr().add(i)), s, shift));
+            L::store(x.as_mut_ptr().add(i), e);
+            total = L::add(total, e);
+        }
+        let mut sum = simd::sum::<L>(total);
+        if whole < x.len() {
+            let mut tail = [f32::NEG_INFINITY; LANES];
+            let n = x.len() - whole;
+            tail[..n].copy_from_slice(&x[whole..]);
+            let e = simd::exp::<L>(L::fma(L::load(tail.as_ptr()), s, shift));
+            L::store(tail.as_mut_ptr(), e);
+            x[whole..].copy_from_slice(&tail[..n]);
+            sum += tail[..n].iter().sum::<f32>();
+        }
+        let inverse = 1.0 / sum;
+        x.iter_mut().for_each(|p| *p *= inverse);
+        largest * scale + sum.ln()
+    }
+}

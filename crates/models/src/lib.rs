@@ -1,1 +1,19 @@
-//! models
+//! Decoders from a checkpoint on disk: configuration, weights, tokenizer, chat template, cache.
+//!
+//! A [`Model`] is a Hugging Face folder or a GGUF file made ready: its [`Decoder`] runs llama, mistral, qwen2, qwen3 and
+//! phi3 from one description, its [`Tokenizer`] and [`ChatTemplate`] turn messages into ids and back. What is wrong
+//! with a checkpoint is said by name ([`ModelError`]) before anything is computed.
+
+mod cache;
+mod config;
+mod decoder;
+mod error;
+mod hf_config;
+mod weights;
+
+pub use cache::{KvCache, RopeRegime, SequenceId};
+pub use config::{Architecture, DecoderConfig, Rope, RopeScaling};
+pub use decoder::{Decoder, DecoderOptions, Segment, Step};
+pub use error::ModelError;
+pub use hf_config::parse as parse_config;
+pub use weights::{SafetensorsFolder, WeightSource};

@@ -1,0 +1,114 @@
+//! Where tensors come from: a Hugging Face folder of safetensors, or anything else that knows their names.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use kernels::{Mmap, mmap};
+use safetensors::SafeTensors;
+
+use crate::error::ModelError;
+
+/// Tensors by their Hugging Face name (`model.layers.0.self_attn.q_proj.weight`).
+pub trait WeightSource {
+    /// All names.
+    fn names(&self) -> Vec<String>;
+    /// One tensor on the CPU, in its stored float type.
+    ///
+    /// # Errors
+    /// If it is missing or damaged.
+    fn tensor(&self, name: &str) -> Result<Tensor, ModelError>;
+}
+
+/// A folder with `model.safetensors`, or shards and their index, mapped into memory.
+pub struct SafetensorsFolder {
+    shards: Vec<(PathBuf, Mmap)>,
+    /// Name → shard.
+    place: BTreeMap<String, usize>,
+}
+
+impl SafetensorsFolder {
+    /// The weight files of a folder, in the order of their names.
+    ///
+    /// # Errors
+    /// If there are none, or one that the index names is missing.
+    pub fn files(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+        let index = folder.join("model.safetensors.index.json");
+        if index.exists() {
+            let text = read(&index)?;
+            let value: serde_json::Value =
+                serde_json::from_slice(&text).map_err(|e| ModelError::invalid(&index, e))?;
+            let map = value["weight_map"]
+                .as_object()
+                .ok_or_else(|| ModelError::invalid(&index, "has no weight_map"))?;
+            let mut names: Vec<&str> = map.values().filter_map(|v| v.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            if let Some(missing) = names.iter().find(|n| !folder.join(n).exists()) {
+                return Err(ModelError::MissingShard { path: folder.into(), shard: (*missing).to_string() });
+            }
+            return Ok(names.into_iter().map(|n| folder.join(n)).collect());
+        }
+        let single = folder.join("model.safetensors");
+        if single.exists() {
+            return Ok(vec![single]);
+        }
+        Err(ModelError::invalid(folder, "holds no model.safetensors and no model.safetensors.index.json"))
+    }
+
+    /// Opens the folder's files.
+    ///
+    /// # Errors
+    /// If a file is missing or no safetensors file.
+    pub fn open(folder: &Path) -> Result<Self, ModelError> {
+        let mut shards = Vec::new();
+        let mut place = BTreeMap::new();
+        for path in Self::files(folder)? {
+            let map = mmap(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
+            let header = SafeTensors::deserialize(&map).map_err(|e| {
+                ModelError::invalid(&path, format!("is no whole safetensors file ({e}); fetch it again"))
+            })?;
+            for name in header.names() {
+                place.insert(name.to_string(), shards.len());
+            }
+            shards.push((path, map));
+        }
+        Ok(Self { shards, place })
+    }
+
+    /// Shape of every tensor.
+    ///
+    /// # Errors
+    /// If a header does not parse any more.
+    pub fn shapes(&self) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        let mut shapes = BTreeMap::new();
+        for (path, map) in &self.shards {
+            let header = SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?;
+            shapes.extend(header.tensors().into_iter().map(|(n, t)| (n, t.shape().to_vec())));
+        }
+        Ok(shapes)
+    }
+}
+
+impl WeightSource for SafetensorsFolder {
+    fn names(&self) -> Vec<String> {
+        self.place.keys().cloned().collect()
+    }
+
+    fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        let shard = *self.place.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let (path, map) = &self.shards[shard];
+        let header = SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?;
+        let view = header.tensor(name).map_err(|e| ModelError::invalid(path, e))?;
+        let dtype: DType = view
+            .dtype()
+            .try_into()
+            .map_err(|_| ModelError::invalid(path, format!("{name} has the type {:?}", view.dtype())))?;
+        Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?)
+    }
+}
+
+/// The bytes of a small file.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
+    std::fs::read(path).map_err(|source| ModelError::Io { path: path.into(), source })
+}

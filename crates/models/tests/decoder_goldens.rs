@@ -1,0 +1,210 @@
+//! Every micro checkpoint against transformers' own numbers, and the same bits whatever the batch, chunk or cache.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use models::{Decoder, DecoderOptions, KvCache, SafetensorsFolder, Segment, SequenceId, Step, parse_config};
+use serde_json::Value;
+
+const CHECKPOINTS: [&str; 10] = [
+    "llama_untied",
+    "llama_tied_headdim",
+    "llama_sharded",
+    "llama3_rope",
+    "mistral_window",
+    "mistral_nemo",
+    "qwen2_tied",
+    "qwen3",
+    "phi3_partial",
+    "phi3_longrope",
+];
+
+fn goldens() -> Option<PathBuf> {
+    let shared = std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+    let path = Path::new(&shared).join("goldens/infer/models");
+    if !path.exists() {
+        eprintln!("skipped: the goldens in shared/ are not here");
+        return None;
+    }
+    Some(path)
+}
+
+struct Case {
+    name: &'static str,
+    decoder: Decoder,
+    golden: Value,
+    tensors: HashMap<String, Tensor>,
+}
+
+fn load(folder: &Path, name: &'static str, config: &str) -> Case {
+    let folder = folder.join(name);
+    let path = folder.join(config);
+    let config = parse_config(&serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap(), &path).unwrap();
+    let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: false };
+    let decoder = Decoder::load(&config, &SafetensorsFolder::open(&folder).unwrap(), &options).unwrap();
+    let golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
+    let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
+    Case { name, decoder, golden, tensors }
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+fn start(decoder: &Decoder, cache: &mut KvCache, total: usize) -> SequenceId {
+    cache.create(decoder.rope_regime(total))
+}
+
+fn step(decoder: &Decoder, cache: &mut KvCache, rows: &[(SequenceId, &[u32])]) -> Vec<Vec<f32>> {
+    let segments =
+        rows.iter().map(|(sequence, tokens)| Segment { sequence: *sequence, tokens: tokens.to_vec() }).collect();
+    let hidden = decoder.forward(&Step { segments }, cache).unwrap();
+    decoder.logits(&hidden).unwrap().to_vec2().unwrap()
+}
+
+fn argmax(row: &[f32]) -> u32 {
+    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn logits_and_hidden_states_are_those_of_transformers() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        for config in ["config.json", "config.classic.json"] {
+            let case = load(&folder, name, config);
+            for (prompt, entry) in case.golden["prompts"].as_object().unwrap() {
+                let tokens = ids(&entry["ids"]);
+                let mut cache = case.decoder.cache();
+                let sequence = start(&case.decoder, &mut cache, tokens.len());
+                let logits = step(&case.decoder, &mut cache, &[(sequence, &tokens)]);
+                let expected: Vec<Vec<f32>> = case.tensors[&format!("{prompt}.logits")].to_vec2().unwrap();
+                for (position, expected) in ids(&entry["positions"]).iter().zip(expected) {
+                    let d = distance(&logits[*position as usize], &expected);
+                    assert!(d < 2e-4, "{name} {config} {prompt} position {position}: {d}");
+                }
+            }
+            let tokens = ids(&case.golden["prompts"]["p7"]["ids"]);
+            let expected: Vec<Vec<Vec<f32>>> = case.tensors["p7.hidden"].to_vec3().unwrap();
+            for (i, (state, expected)) in case.decoder.layer_states(&tokens).unwrap().iter().zip(expected).enumerate() {
+                let state: Vec<Vec<f32>> = state.to_vec2().unwrap();
+                let d = distance(&state.concat(), &expected.concat());
+                assert!(d < 2e-4, "{name} {config} hidden state {i}: {d}");
+            }
+        }
+    }
+}
+
+/// Greedy continuation; starts again where longrope changes its frequencies.
+fn greedy(decoder: &Decoder, prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut cache = decoder.cache();
+    let mut all = prompt.to_vec();
+    let mut sequence = start(decoder, &mut cache, all.len());
+    let mut pending = all.clone();
+    for _ in 0..count {
+        if decoder.rope_regime(all.len()) != cache.regime(sequence) {
+            cache.release(sequence);
+            sequence = start(decoder, &mut cache, all.len());
+            pending = all.clone();
+        }
+        let logits = step(decoder, &mut cache, &[(sequence, &pending)]);
+        let next = argmax(logits.last().unwrap());
+        all.push(next);
+        pending = vec![next];
+    }
+    all.split_off(prompt.len())
+}
+
+#[test]
+fn greedy_tokens_are_those_of_transformers() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        for (prompt, entry) in case.golden["greedy"].as_object().unwrap() {
+            let expected = ids(&entry["new_ids"]);
+            let got = greedy(&case.decoder, &ids(&case.golden["prompts"][prompt]["ids"]), expected.len());
+            assert_eq!(got, expected, "{name} {prompt}");
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone_batched_chunked_continued_and_forked() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        let decoder = &case.decoder;
+        let prompts: Vec<Vec<u32>> =
+            ["p7", "p33", "p96"].iter().map(|p| ids(&case.golden["prompts"][*p]["ids"])).collect();
+        let alone: Vec<Vec<Vec<f32>>> = prompts
+            .iter()
+            .map(|p| {
+                let mut cache = decoder.cache();
+                let s = start(decoder, &mut cache, p.len());
+                step(decoder, &mut cache, &[(s, p)])
+            })
+            .collect();
+
+        let mut cache = decoder.cache();
+        let rows: Vec<(SequenceId, &[u32])> =
+            prompts.iter().map(|p| (start(decoder, &mut cache, p.len()), p.as_slice())).collect();
+        let batched = step(decoder, &mut cache, &rows);
+        assert!(batched == alone.concat(), "{name}: ragged batch");
+
+        for chunk in [1, 5, 64] {
+            let mut cache = decoder.cache();
+            let s = start(decoder, &mut cache, prompts[2].len());
+            let chunked: Vec<Vec<f32>> =
+                prompts[2].chunks(chunk).flat_map(|c| step(decoder, &mut cache, &[(s, c)])).collect();
+            assert!(chunked == alone[2], "{name}: chunks of {chunk}");
+        }
+
+        // A fork after 70 positions shares one whole block and copies the second when it writes.
+        let mut cache = decoder.cache();
+        let s = start(decoder, &mut cache, prompts[2].len());
+        step(decoder, &mut cache, &[(s, &prompts[2][..90])]);
+        let forks: Vec<SequenceId> = (0..3).map(|_| cache.fork(s, 70).unwrap()).collect();
+        let tail = &prompts[2][70..];
+        let rows: Vec<(SequenceId, &[u32])> = forks.iter().map(|&f| (f, tail)).collect();
+        let forked = step(decoder, &mut cache, &rows);
+        assert!(forked == [&alone[2][70..]; 3].concat(), "{name}: forks");
+        let rest = step(decoder, &mut cache, &[(s, &prompts[2][90..])]);
+        assert!(rest == alone[2][90..], "{name}: the origin after its forks wrote");
+        cache.truncate(s, 40);
+        let again = step(decoder, &mut cache, &[(s, &prompts[2][40..])]);
+        assert!(again == alone[2][40..], "{name}: after truncation");
+    }
+}
+
+#[test]
+fn the_differentiable_pass_gives_the_same_logits_and_gradients_reach_every_weight() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        let path = folder.join(name);
+        let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: true };
+        let decoder =
+            Decoder::load(case.decoder.config(), &SafetensorsFolder::open(&path).unwrap(), &options).unwrap();
+        let prompts: Vec<Vec<u32>> = ["p33", "p7"].iter().map(|p| ids(&case.golden["prompts"][*p]["ids"])).collect();
+        let hidden = decoder.forward_packed(&prompts).unwrap();
+        let packed: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
+        let mut cache = case.decoder.cache();
+        let rows: Vec<(SequenceId, &[u32])> =
+            prompts.iter().map(|p| (start(&case.decoder, &mut cache, p.len()), p.as_slice())).collect();
+        let d = distance(&packed.concat(), &step(&case.decoder, &mut cache, &rows).concat());
+        assert!(d < 1e-4, "{name}: {d}");
+
+        let targets: Vec<u32> = prompts.concat();
+        let weight = decoder.head_weight().unwrap();
+        let loss = kernels::token_logprobs(&hidden, weight, &targets).unwrap().sum_all().unwrap().neg().unwrap();
+        let gradients = loss.backward().unwrap();
+        for (parameter, variable) in decoder.variables() {
+            assert!(gradients.get(variable).is_some(), "{name} {}: no gradient for {parameter}", case.name);
+        }
+    }
+}
