@@ -6,6 +6,9 @@
 //! its cache blocks are used by all. On the CPU a row's result is the same to the bit whatever shares its batch,
 //! however its prompt is chunked, whatever the number of threads.
 
+pub mod grammar;
+pub mod random;
 mod request;
+pub mod sampler;
 
 pub use request::{Grammar, Part, Sampling, Script};

@@ -160,6 +160,10 @@ impl Moment {
                 Some('b') => month_name[..3].to_string(),
                 Some('A') => weekday.to_string(),
                 Some('a') => weekday[..3].to_string(),
+                Some('j') => {
+                    let january = if month > 2 { doy + 60 + i64::from(leap(year)) } else { doy - 305 };
+                    format!("{january:03}")
+                }
                 Some('H') => format!("{:02}", rest / 3600),
                 Some('M') => format!("{:02}", rest / 60 % 60),
                 Some('S') => format!("{:02}", rest % 60),
@@ -170,6 +174,11 @@ impl Moment {
         }
         out
     }
+}
+
+/// True for years of 366 days.
+fn leap(year: i64) -> bool {
+    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
 }
 
 fn environment(source: &str, now: Option<Moment>) -> Result<Environment<'_>, ModelError> {

@@ -1,0 +1,180 @@
+//! From logits to a token, in transformers' order: repetition penalty, n-grams, temperature, top-k, top-p, min-p.
+
+use std::collections::BTreeSet;
+
+use crate::random::Random;
+use crate::request::Sampling;
+
+/// Divides the logits of tokens already seen (multiplies where negative), once per distinct id.
+pub fn repetition_penalty(logits: &mut [f32], seen: impl IntoIterator<Item = u32>, penalty: f64) {
+    if penalty == 1.0 {
+        return;
+    }
+    let seen: BTreeSet<u32> = seen.into_iter().collect();
+    for id in seen {
+        if let Some(l) = logits.get_mut(id as usize) {
+            *l = if *l < 0.0 { *l * penalty as f32 } else { *l / penalty as f32 };
+        }
+    }
+}
+
+/// Forbids every token that would complete an n-gram which `generated` already holds.
+pub fn forbid_repeated_ngrams(logits: &mut [f32], generated: &[u32], n: usize) {
+    if n == 0 || generated.len() + 1 < n {
+        return;
+    }
+    let tail = &generated[generated.len() + 1 - n..];
+    for window in generated.windows(n) {
+        if &window[..n - 1] == tail {
+            if let Some(l) = logits.get_mut(window[n - 1] as usize) {
+                *l = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// Temperature, top-k, top-p and min-p, then softmax once: pairs of token and probability, in descending order of
+/// probability (ties by id).
+///
+/// Values tied with the k-th largest stay. At temperature 0 only the largest (the first among equals) stays.
+pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
+    if sampling.temperature <= 0.0 {
+        return vec![(argmax(logits), 1.0)];
+    }
+    let mut kept: Vec<(u32, f64)> = logits
+        .iter()
+        .enumerate()
+        .filter(|(_, l)| **l > f32::NEG_INFINITY)
+        .map(|(i, l)| (i as u32, f64::from(*l) / sampling.temperature))
+        .collect();
+    kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    if sampling.top_k > 0 && sampling.top_k < kept.len() {
+        let border = kept[sampling.top_k - 1].1;
+        kept.truncate(kept.partition_point(|k| k.1 >= border));
+    }
+    normalise(&mut kept);
+    if sampling.top_p < 1.0 {
+        // The smallest set whose mass reaches p; the largest always stays.
+        let mut mass = 0.0;
+        let mut keep = 0;
+        for (_, p) in &kept {
+            keep += 1;
+            mass += p;
+            if mass >= sampling.top_p {
+                break;
+            }
+        }
+        kept.truncate(keep.max(1));
+        let total: f64 = kept.iter().map(|k| k.1).sum();
+        kept.iter_mut().for_each(|k| k.1 /= total);
+    }
+    if sampling.min_p > 0.0 {
+        if let Some(&(_, largest)) = kept.first() {
+            kept.truncate(kept.partition_point(|k| k.1 >= sampling.min_p * largest).max(1));
+            let total: f64 = kept.iter().map(|k| k.1).sum();
+            kept.iter_mut().for_each(|k| k.1 /= total);
+        }
+    }
+    kept
+}
+
+fn normalise(kept: &mut [(u32, f64)]) {
+    let largest = kept.first().map_or(0.0, |k| k.1);
+    let mut total = 0.0;
+    for k in kept.iter_mut() {
+        k.1 = (k.1 - largest).exp();
+        total += k.1;
+    }
+    kept.iter_mut().for_each(|k| k.1 /= total);
+}
+
+/// Draws from a distribution by inversion.
+pub fn draw(distribution: &[(u32, f64)], random: &mut Random) -> u32 {
+    let mut u = random.uniform();
+    for (id, p) in distribution {
+        if u < *p {
+            return *id;
+        }
+        u -= p;
+    }
+    distribution.last().map_or(0, |d| d.0)
+}
+
+/// The first of the largest.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, l) in logits.iter().enumerate() {
+        if *l > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// log softmax at one place, in f64.
+pub fn logprob(logits: &[f32], id: u32) -> f64 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
+    f64::from(logits[id as usize] - largest) - sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_ngram_is_never_completed() {
+        let mut logits = vec![0.0; 5];
+        forbid_repeated_ngrams(&mut logits, &[1, 2, 3, 1, 2], 3);
+        assert_eq!(logits.iter().position(|l| *l == f32::NEG_INFINITY), Some(3));
+    }
+
+    #[test]
+    fn distributions_are_those_of_transformers() {
+        let shared =
+            std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+        let path = std::path::Path::new(&shared).join("goldens/infer/sampler.json");
+        let Ok(text) = std::fs::read(path) else {
+            eprintln!("skipped: the goldens in shared/ are not here");
+            return;
+        };
+        let golden: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let list = |v: &serde_json::Value| -> Vec<f64> {
+            v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+        };
+        let seen: Vec<u32> = list(&golden["input_ids"]).into_iter().map(|x| x as u32).collect();
+        let mut checked = 0;
+        for case in golden["cases"].as_array().unwrap() {
+            let name = case["name"].as_str().unwrap();
+            let p = case["params"].as_object().unwrap();
+            let known =
+                ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "do_sample"];
+            if p.keys().any(|k| !known.contains(&k.as_str())) {
+                continue; // what we do not offer (typical, epsilon, eta, bad words)
+            }
+            let number = |k: &str, d: f64| p.get(k).and_then(|v| v.as_f64()).unwrap_or(d);
+            let key = if name.contains("tied") { "logits_tied" } else { "logits" };
+            let mut logits: Vec<f32> = list(&golden[key]).into_iter().map(|x| x as f32).collect();
+            let sampling = Sampling {
+                temperature: number("temperature", 1.0),
+                top_k: number("top_k", 0.0) as usize,
+                top_p: number("top_p", 1.0),
+                min_p: number("min_p", 0.0),
+                repetition_penalty: number("repetition_penalty", 1.0),
+                no_repeat_ngram: number("no_repeat_ngram_size", 0.0) as usize,
+            };
+            repetition_penalty(&mut logits, seen.iter().copied(), sampling.repetition_penalty);
+            forbid_repeated_ngrams(&mut logits, &seen, sampling.no_repeat_ngram);
+            let got: std::collections::BTreeMap<u32, f64> = distribution(&logits, &sampling).into_iter().collect();
+            for pair in case["probs"].as_array().unwrap() {
+                let (id, expected) = (pair[0].as_u64().unwrap() as u32, pair[1].as_f64().unwrap());
+                let p = got.get(&id).copied().unwrap_or(0.0);
+                assert!((p - expected).abs() < 1e-5, "{name}: token {id} has {p}, wanted {expected}");
+            }
+            let kept = list(&case["kept"]).len();
+            assert_eq!(got.len(), kept, "{name}");
+            checked += 1;
+        }
+        assert!(checked >= 5, "only {checked} cases apply");
+    }
+}
