@@ -63,6 +63,12 @@ pub(crate) fn split_number(text: &str) -> Option<(String, Number, &str)> {
     Some((label.to_owned(), number, heading))
 }
 
+/// True for "A Study": a letter that may be the article as well as a number.
+pub(crate) fn bare_letter(text: &str) -> bool {
+    let mut chars = text.trim_start().chars();
+    chars.next().is_some_and(|c| c.is_ascii_uppercase()) && chars.next() == Some(' ')
+}
+
 fn roman(text: &str) -> Option<u32> {
     const UNITS: [(&str, u32); 13] = [
         ("XX", 20),

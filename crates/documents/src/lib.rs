@@ -6,18 +6,27 @@
 //! [`read_isolated`] runs the same in a worker process with limits on memory and time. What a reviewer may see of a
 //! document (no names, thanks, venue lines or addresses) is made by [`scrub`].
 
+mod bibliography;
 mod document;
 mod error;
 mod headings;
 mod instructions;
+mod isolate;
 mod latex;
 mod pdf;
 mod plain;
+mod quotes;
 mod read;
 mod references;
+mod reviewer;
 mod scrub;
 mod text;
 
+pub use bibliography::{BibEntry, Bibliography, bibliography};
 pub use document::{Anchor, Document, Finding, Reference, Section, Severity, Source, Table};
 pub use error::ReadError;
+pub use isolate::{Limits, WORKER_ARGUMENT, read_isolated, worker_main_if_requested};
+pub use quotes::find_quote;
 pub use read::{ReadOptions, read};
+pub use reviewer::{KeptSection, ReviewerText, TextBudget, reviewer_text};
+pub use scrub::scrub;

@@ -1,6 +1,6 @@
 //! Plain text and Markdown.
 
-use crate::headings::{Number, Role, opens_appendix, role, split_number};
+use crate::headings::{Role, bare_letter, opens_appendix, role, split_number};
 use crate::references;
 use crate::text::{Vocabulary, collapse, ends_in_hyphen, word_count};
 use crate::{Document, Reference, Section, Source};
@@ -24,7 +24,7 @@ pub(crate) fn read_text(text: &str, markdown: bool, sha256: String) -> Document 
     // A title: the first heading, or a first short block that more text follows.
     let several = blocks.len() > 1;
     let first = blocks.next_if(|b| match b {
-        Block::Heading { level, text, role, .. } => *level == 1 && role.is_none() && split_number(text).is_none(),
+        Block::Heading { level, text, role, .. } => *level == 1 && role.is_none() && (bare_letter(text) || split_number(text).is_none()),
         Block::Text(t) => several && t.lines().count() <= 3 && word_count(t) <= 30 && !t.trim_end().ends_with('.'),
     });
     if let Some(Block::Heading { text, .. } | Block::Text(text)) = first {
@@ -141,6 +141,7 @@ fn blocks(text: &str, markdown: bool) -> Vec<Block> {
             if lone
                 && trimmed.len() < 100
                 && !trimmed.ends_with('.')
+                && !bare_letter(trimmed)
                 && let Some((_, number, rest)) = split_number(trimmed)
                 && rest.chars().next().is_some_and(char::is_uppercase)
             {
@@ -158,7 +159,7 @@ fn blocks(text: &str, markdown: bool) -> Vec<Block> {
 fn heading(text: &str, level: u8) -> Block {
     let text = text.trim_matches(|c: char| c == '*' || c == '_').trim();
     match split_number(text) {
-        Some((label, number, rest)) if !rest.is_empty() && !matches!(number, Number::Letter(_, ref n) if n.is_empty() && !text.starts_with("App") && !text.contains('.')) => {
+        Some((label, _, rest)) if !rest.is_empty() && !bare_letter(text) => {
             Block::Heading { level, number: Some(label), text: rest.to_owned(), role: role(rest) }
         }
         _ => Block::Heading { level, number: None, text: text.to_owned(), role: role(text.trim_end_matches(':')) },

@@ -121,6 +121,9 @@ impl Vocabulary {
         let head_start = left[..stem_end].rfind(|c: char| c.is_whitespace() || "([/“\"—–".contains(c)).map_or(0, |i| {
             i + left[i..].chars().next().map_or(1, char::len_utf8)
         });
+        let capitals = |t: &str| t.chars().filter(|c| c.is_alphabetic()).count() >= 2 && t.chars().all(|c| !c.is_lowercase());
+        let shouted = capitals(&left[head_start..stem_end])
+            && capitals(&right.chars().take_while(|c| c.is_alphabetic()).collect::<String>());
         let head = left[head_start..stem_end].to_lowercase();
         let tail: String =
             right.chars().take_while(|c| c.is_alphanumeric() || *c == '-').collect::<String>().to_lowercase();
@@ -129,7 +132,7 @@ impl Vocabulary {
             false
         } else if !head.chars().last().is_some_and(char::is_alphabetic)
             || !tail.chars().next().is_some_and(char::is_lowercase)
-            || !right.chars().next().is_some_and(char::is_lowercase)
+            || !shouted && !right.chars().next().is_some_and(char::is_lowercase)
         {
             true
         } else {
@@ -155,6 +158,11 @@ impl Vocabulary {
         if head.contains('-') || tail.contains('-') {
             return self.words.contains(first);
         }
+        if HEADS.contains(&last) && (self.words.contains(first) || TAILS.contains(&first))
+            || TAILS.contains(&first) && self.words.contains(last) && last.len() >= 3
+        {
+            return true;
+        }
         last.chars().count() >= 3
             && first.chars().count() >= 3
             && self.words.contains(last)
@@ -163,6 +171,18 @@ impl Vocabulary {
             && !is_fragment(first)
     }
 }
+
+/// Words that begin compounds, and words that end them.
+const HEADS: [&str; 40] = [
+    "well", "self", "cross", "low", "high", "fine", "long", "short", "real", "full", "half", "soft", "hard", "two", "three",
+    "four", "five", "first", "second", "large", "small", "open", "closed", "best", "worst", "zero", "one", "few", "human",
+    "grid", "ground", "deep", "near", "semi", "non", "multi", "single", "state", "end", "data",
+];
+const TAILS: [&str; 32] = [
+    "based", "aware", "specific", "driven", "dependent", "independent", "level", "scale", "shot", "free", "trained",
+    "tuned", "tuning", "layer", "dimensional", "searched", "like", "quality", "order", "rank", "step", "time", "known",
+    "wise", "sized", "world", "invariant", "agnostic", "parametric", "supervised", "attention", "grained",
+];
 
 /// Word parts that also occur as words, so that their presence proves nothing.
 fn is_fragment(word: &str) -> bool {

@@ -29,6 +29,8 @@ pub(crate) enum Unseen {
     OutsideCropBox,
     /// Outside of the clipping path.
     Clipped,
+    /// The end of a visible line that runs over the edge of the page.
+    RunsOff,
     /// Something opaque was painted over it.
     Covered,
     /// The glyph has a meaning but no ink.
@@ -51,6 +53,7 @@ impl Unseen {
             Unseen::OffPage => "off-page",
             Unseen::OutsideCropBox => "outside-crop-box",
             Unseen::Clipped => "clipped",
+            Unseen::RunsOff => "runs-off-page",
             Unseen::Covered => "covered",
             Unseen::EmptyGlyph => "empty-glyphs",
             Unseen::TagCharacters => "tag-characters",
@@ -175,6 +178,7 @@ impl<'f> Recorder<'f> {
     /// The page, after everything was drawn.
     pub(crate) fn finish(mut self) -> PageContent {
         self.mark_covered();
+        mark_overfull(&mut self.glyphs);
         PageContent {
             glyphs: self.glyphs,
             width: self.page.width() as f32,
@@ -281,6 +285,33 @@ impl<'f> Recorder<'f> {
     }
 }
 
+/// Lines that begin on the page and end beyond its edge are bad typesetting, not a trick, as long as most is seen.
+fn mark_overfull(glyphs: &mut [Glyph]) {
+    let outside = |g: &Glyph| matches!(g.unseen, Some(Unseen::OffPage | Unseen::OutsideCropBox | Unseen::Clipped));
+    let follows = |a: &Glyph, b: &Glyph| {
+        (a.y - b.y).abs() < 0.3 * b.size && a.turn == 0 && b.turn == 0 && {
+            let gap = b.x - a.x - a.advance;
+            gap > -0.5 * b.size && gap < 1.2 * b.size
+        }
+    };
+    let mut i = 1;
+    while i < glyphs.len() {
+        if !outside(&glyphs[i]) || glyphs[i - 1].unseen.is_some() || !follows(&glyphs[i - 1], &glyphs[i]) {
+            i += 1;
+            continue;
+        }
+        let mut end = i + 1;
+        while end < glyphs.len() && outside(&glyphs[end]) && follows(&glyphs[end - 1], &glyphs[end]) {
+            end += 1;
+        }
+        let seen = (1..i).rev().take_while(|j| glyphs[*j].unseen.is_none() && follows(&glyphs[*j - 1], &glyphs[*j])).count();
+        if end - i <= seen.max(3) && end - i <= 80 {
+            glyphs[i..end].iter_mut().for_each(|g| g.unseen = Some(Unseen::RunsOff));
+        }
+        i = end;
+    }
+}
+
 fn colour_of(paint: &Paint<'_>) -> Option<[u8; 4]> {
     match paint {
         Paint::Color(c) => Some(c.to_rgba().to_rgba8()),
@@ -376,7 +407,11 @@ impl<'a> Device<'a> for Recorder<'_> {
         match image {
             Image::Stencil(_) => {}
             Image::Raster(_) if props.soft_mask.is_some() => self.add_area(bounds, None, None, false),
-            Image::Raster(_) => self.add_area(bounds, None, None, true),
+            Image::Raster(raster) => {
+                let dict = raster.stream().dict();
+                let solid = !dict.contains_key(b"SMask") && !dict.contains_key(b"Mask");
+                self.add_area(bounds, None, None, solid);
+            }
         }
     }
 

@@ -4,64 +4,120 @@ use super::lines::{Line, Piece};
 use std::collections::HashMap;
 
 /// Removes columns of line numbers: whole numbers at one x that increase down the page, outside of the text.
-/// Returns the number of pieces removed.
+/// Returns how many were removed.
 pub(crate) fn remove_line_numbers(pages: &mut [Vec<Piece>]) -> usize {
-    let candidates: Vec<Vec<usize>> = pages.iter().map(|p| line_number_indices(p)).collect();
+    let candidates: Vec<Vec<(usize, bool)>> = pages.iter().map(|p| line_numbers(p)).collect();
     let with = candidates.iter().filter(|c| !c.is_empty()).count();
     // One page with such a column may be a table; a manuscript has it on most of its pages.
     if with == 0 || with * 2 < pages.iter().filter(|p| p.len() > 10).count() {
         return 0;
     }
+    // The places where such columns stand; a page with a few numbered lines has them there too.
+    let mut places: Vec<(bool, f32, f32)> = Vec::new();
+    for (page, numbers) in pages.iter().zip(&candidates) {
+        places.extend(numbers.iter().filter_map(|(index, last)| {
+            let words = &page[*index].words;
+            let word = if *last { words.last() } else { words.first() }?;
+            Some((*last, word.x0, word.x1))
+        }));
+    }
+    let usual = |last: bool, x0: f32, x1: f32| {
+        let near = places.iter().filter(|(l, a, b)| *l == last && ((a - x0).abs() < 2.0 || (b - x1).abs() < 2.0)).count();
+        near * 10 >= places.len()
+    };
     let mut removed = 0;
-    for (page, indices) in pages.iter_mut().zip(candidates) {
-        removed += indices.len();
-        let mut index = 0;
-        page.retain(|_| {
-            index += 1;
-            !indices.contains(&(index - 1))
-        });
+    for (page, mut numbers) in pages.iter_mut().zip(candidates) {
+        if numbers.is_empty() {
+            numbers = number_words(page).into_iter().filter(|c| usual(c.last, c.x0, c.x1)).map(|c| (c.index, c.last)).collect();
+            numbers.sort_unstable();
+            numbers.reverse();
+        }
+        removed += numbers.len();
+        for (index, last) in numbers {
+            page[index].drop_word(last);
+        }
+        page.retain(|p| !p.words.is_empty());
     }
     removed
 }
 
-fn line_number_indices(page: &[Piece]) -> Vec<usize> {
-    let mut numbers: Vec<(usize, u32, &Piece)> = page
+/// A number that stands apart at the beginning or the end of a piece.
+struct Candidate {
+    index: usize,
+    last: bool,
+    number: u32,
+    x0: f32,
+    x1: f32,
+    y: f32,
+}
+
+fn number_words(page: &[Piece]) -> Vec<Candidate> {
+    let mut numbers: Vec<Candidate> = Vec::new();
+    for (index, piece) in page.iter().enumerate() {
+        let count = piece.words.len();
+        for (at, last) in [(0, false), (count.saturating_sub(1), true)] {
+            if last && count < 2 {
+                continue;
+            }
+            let Some(word) = piece.words.get(at) else { continue };
+            // A number that stands inside a line is apart from its neighbour.
+            let apart = match if last { at.checked_sub(1) } else { Some(1) }.and_then(|n| piece.words.get(n)) {
+                None => true,
+                Some(n) if last => word.x0 - n.x1 > 0.5 * piece.size,
+                Some(n) => n.x0 - word.x1 > 0.5 * piece.size,
+            };
+            if apart
+                && word.text.len() <= 4
+                && let Ok(number) = word.text.parse::<u32>()
+            {
+                numbers.push(Candidate { index, last, number, x0: word.x0, x1: word.x1, y: piece.y });
+            }
+        }
+    }
+    numbers
+}
+
+/// Pieces whose first (false) or last (true) word is a line number.
+fn line_numbers(page: &[Piece]) -> Vec<(usize, bool)> {
+    let mut numbers = number_words(page);
+    numbers.sort_by(|a, b| a.y.total_cmp(&b.y));
+    let text: Vec<(f32, f32)> = page
         .iter()
-        .enumerate()
-        .filter_map(|(i, p)| match p.words.as_slice() {
-            [word] if word.text.len() <= 4 => word.text.parse::<u32>().ok().map(|n| (i, n, p)),
-            _ => None,
-        })
+        .filter(|p| p.chars >= 20)
+        .map(|p| (p.words.get(1).map_or(p.x0, |w| w.x0), p.words.iter().rev().nth(1).map_or(p.x1, |w| w.x1)))
         .collect();
-    numbers.sort_by(|a, b| a.2.y.total_cmp(&b.2.y));
-    let text: Vec<&Piece> = page.iter().filter(|p| p.chars >= 20).collect();
     let mut found = Vec::new();
-    for edge in [|p: &Piece| p.x1, |p: &Piece| p.x0] {
-        let mut groups: HashMap<i32, Vec<(usize, u32, &Piece)>> = HashMap::new();
+    for edge in [|c: &Candidate| c.x1, |c: &Candidate| c.x0] {
+        let mut groups: HashMap<i32, Vec<&Candidate>> = HashMap::new();
         for n in &numbers {
-            groups.entry((edge(n.2) / 3.0).round() as i32).or_default().push(*n);
+            groups.entry((edge(n) / 3.0).round() as i32).or_default().push(n);
         }
         for group in groups.into_values() {
             if group.len() < 5 {
                 continue;
             }
-            let rising = group.windows(2).filter(|w| w[1].1 > w[0].1 && w[1].1 - w[0].1 <= 10).count();
+            let rising = group.windows(2).filter(|w| w[1].number > w[0].number && w[1].number - w[0].number <= 10).count();
             if rising + 1 < group.len() * 9 / 10 {
                 continue;
             }
             // Outside of the text: hardly any long piece reaches over the numbers.
-            let x = group.iter().map(|g| (g.2.x0 + g.2.x1) / 2.0).sum::<f32>() / group.len() as f32;
-            let over = text.iter().filter(|p| p.x0 < x && p.x1 > x).count();
-            let right_of = text.iter().filter(|p| p.x0 >= x).count();
-            let outside = over * 10 <= text.len() && (right_of * 10 >= text.len() * 9 || right_of * 10 <= text.len());
-            let between_columns = over * 10 <= text.len() && group.len() >= 20;
-            if outside || between_columns {
-                found.extend(group.iter().map(|g| g.0));
+            let x = group.iter().map(|g| (g.x0 + g.x1) / 2.0).sum::<f32>() / group.len() as f32;
+            let over = text.iter().filter(|(from, to)| *from < x && *to > x).count();
+            let right_of = text.iter().filter(|(from, _)| *from >= x).count();
+            let clear = over * 10 <= text.len();
+            let outside = right_of * 10 >= text.len() * 9 || right_of * 10 <= text.len();
+            // Enumerations and reference labels stand at the edge too, but not on nearly every line.
+            let lines = text.len().max(1);
+            let dense = group.len() * 10 >= lines * 6 || group.windows(2).all(|w| (w[1].number - w[0].number) % 5 == 0);
+            if clear && dense && (outside || group.len() >= 20) {
+                found.extend(group.iter().map(|g| (g.index, g.last)));
             }
         }
     }
     found.sort_unstable();
     found.dedup();
+    // The last word first, so that dropping it does not move the first.
+    found.reverse();
     found
 }
 
@@ -146,6 +202,9 @@ fn isolated_edges(pages: &[Vec<Line>], heights: &[f32]) -> Vec<Vec<usize>> {
         let next = page.iter().map(|l| l.y - l.size * 0.8).filter(|y| *y > first - 0.5).fold(f32::INFINITY, f32::min);
         let leading = same.first().map_or(10.0, |i| page[*i].size);
         let apart = next - first > 0.75 * leading && first < 0.12 * height;
+        // A heading at the top of a page also stands apart.
+        let heading = same.iter().any(|i| page[*i].bold || crate::headings::split_number(&page[*i].text()).is_some_and(|(l, ..)| l.contains('.')));
+        let apart = apart && !heading;
         tops.push((apart && page.len() > 3).then_some((first, same)));
     }
     let mut out: Vec<Vec<usize>> = vec![Vec::new(); pages.len()];

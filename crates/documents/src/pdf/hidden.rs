@@ -65,7 +65,11 @@ fn bucket(v: f32) -> i32 {
 fn finding(glyphs: &[Glyph], reason: Unseen, page: usize, fonts: &FontIndex) -> Option<Finding> {
     let text = pieces(glyphs, fonts).iter().map(|p| p.text()).collect::<Vec<_>>().join(" ");
     let raw: String = glyphs.iter().map(|g| g.text).collect();
-    let text = if text.trim().is_empty() { raw } else { text };
+    let text = match reason {
+        Unseen::ZeroWidth => format!("{} glyphs carry runs of zero-width characters", glyphs.len()),
+        _ if text.trim().is_empty() => raw,
+        _ => text,
+    };
     // Blank placeholders and single signs are how figures and forms are made.
     if !has_word(&text, 2) && reason != Unseen::ZeroWidth {
         return None;
@@ -73,7 +77,10 @@ fn finding(glyphs: &[Glyph], reason: Unseen, page: usize, fonts: &FontIndex) -> 
     let words = word_count(&text);
     let hidden = match reason {
         // Labels that a figure covers or cuts off, and figures scaled down, are common and innocent.
-        Unseen::Covered | Unseen::Clipped => has_word(&text, 3) && (words >= 3 || text.chars().count() >= 12),
+        Unseen::Covered | Unseen::Clipped => {
+            has_word(&text, 3) && (words >= 3 || text.split(' ').any(|t| t.chars().count() >= 12))
+        }
+        Unseen::RunsOff => false,
         Unseen::Tiny => {
             let size = glyphs.iter().map(|g| g.size).fold(0.0f32, f32::max);
             has_word(&text, 3) && (size < 1.0 || words >= 6)

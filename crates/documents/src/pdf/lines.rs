@@ -55,6 +55,20 @@ impl Piece {
     }
 }
 
+impl Piece {
+    /// Takes the last or the first word away.
+    pub(crate) fn drop_word(&mut self, last: bool) {
+        if self.words.is_empty() {
+            return;
+        }
+        let word = if last { self.words.pop() } else { Some(self.words.remove(0)) };
+        self.chars = self.chars.saturating_sub(word.map_or(0, |w| w.text.chars().count()));
+        self.x0 = self.words.first().map_or(self.x0, |w| w.x0);
+        self.x1 = self.words.last().map_or(self.x1, |w| w.x1);
+        self.raised_start &= last;
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Base,
@@ -246,7 +260,7 @@ fn close(out: &mut Vec<Piece>, chain: &mut Vec<Item<'_>>, y: f32, start: usize, 
             *sizes.entry((glyph.size * 10.0).round() as u32).or_default() += 1;
             *faces.entry(glyph.face).or_default() += 1;
         }
-        if glyph.text.is_alphanumeric() && item.place == Place::Base {
+        if glyph.text.is_alphanumeric() && item.place == Place::Base && !face.math {
             letters += 1;
             bold += usize::from(face.bold);
             italic += usize::from(face.italic);
@@ -282,7 +296,7 @@ fn close(out: &mut Vec<Piece>, chain: &mut Vec<Item<'_>>, y: f32, start: usize, 
         y,
         size,
         face,
-        bold: letters > 0 && bold * 10 >= letters * 7,
+        bold: letters > 0 && bold * 20 >= letters * 19,
         italic: letters > 0 && italic * 10 >= letters * 7,
         math: math as f32 / total.max(1) as f32,
         bold_lead: lead,

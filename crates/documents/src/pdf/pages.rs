@@ -66,7 +66,7 @@ pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &Re
         findings.extend(hidden::separate(&mut content, number, &fonts));
         unmapped += content.unmapped;
         total += content.glyphs.len();
-        images += usize::from(content.image_cover > 0.5);
+        images += usize::from(content.image_cover > 0.02);
         let (glyphs, width, height) = upright(content);
         piece_pages.push(pieces(&glyphs, &fonts));
         widths.push(width);
@@ -77,10 +77,9 @@ pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &Re
             // Nothing but hidden text: the findings are the result.
             return Ok(empty_document(sha256, count, findings));
         }
-        let what = if images > 0 { "scanned images" } else { "drawings" };
         return Err(ReadError::Empty {
             path: path.into(),
-            reason: format!("no text layer ({count} pages of {what}); run OCR on it first (for example: ocrmypdf IN OUT)"),
+            reason: format!("no text layer ({count} pages, {images} of them pictures); run OCR on it first (for example: ocrmypdf IN OUT)"),
         });
     }
     if unmapped > 0 {
@@ -98,6 +97,7 @@ pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &Re
     let vocabulary = learn(&line_pages);
     let measures = Measures::of(&line_pages);
     let line_pages: Vec<Vec<Line>> = line_pages.into_iter().map(layout::reading_order).collect();
+    if std::env::var("DBG").is_ok() { for l in line_pages.iter().flatten() { eprintln!("p{} c{} x{:.0}-{:.0} y{:.0} s{:.1} b{} m{:.1} f{} {}", l.page, l.column, l.x0, l.x1, l.y, l.size, l.bold, l.math, fonts.face(l.face).name, l.text()); } eprintln!("body {} leading {}", measures.body, measures.leading); }
     let paragraphs = paragraphs(line_pages, &measures, &vocabulary);
     let metadata_title = pdf.metadata().title.as_deref().map(decode_text_string);
     let parts = assemble(paragraphs, &measures, &vocabulary, metadata_title.as_deref());

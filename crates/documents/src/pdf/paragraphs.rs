@@ -160,7 +160,7 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
         return false;
     }
     let text = line.text();
-    if starts_item(&text) {
+    if starts_item(&text) || starts_keywords(&text) {
         return true;
     }
     if line.bold && split_number(&text).is_some() {
@@ -190,6 +190,14 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
 pub(crate) fn ends_sentence(text: &str) -> bool {
     let t = text.trim_end_matches(|c: char| "\"'”’)]»".contains(c) || c.is_whitespace());
     t.ends_with(['.', '!', '?', ':', ';'])
+}
+
+/// "Keywords: …", which often stands right below the abstract.
+fn starts_keywords(text: &str) -> bool {
+    let lower: String = text.chars().take(16).collect::<String>().to_lowercase();
+    ["keywords", "key words", "index terms", "ccs concepts"].iter().any(|k| {
+        lower.strip_prefix(k).is_some_and(|rest| rest.trim_start().starts_with([':', '.', '—', '–', '-']))
+    })
 }
 
 /// A bullet or a list label.

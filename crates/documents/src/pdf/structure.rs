@@ -1,7 +1,7 @@
 //! Title, front matter, abstract, headed sections, captions, footnotes, tables and references, from paragraphs.
 
 use super::paragraphs::{Measures, Paragraph, append_line, ends_sentence, starts_item};
-use crate::headings::{Number, Role, opens_appendix, role, split_number};
+use crate::headings::{Number, Role, bare_letter, opens_appendix, role, split_number};
 use crate::references;
 use crate::text::{Vocabulary, collapse, drop_soft_hyphens, ends_in_hyphen, has_word, word_count};
 use crate::{Reference, Section, Table};
@@ -93,6 +93,7 @@ fn split_run_in(paragraphs: Vec<Paragraph>) -> Vec<Paragraph> {
                 let mut heading = paragraph.clone();
                 heading.text = paragraph.text[..cut].to_owned();
                 heading.bold = true;
+                heading.lines.truncate(1);
                 let mut text = paragraph;
                 text.text = rest;
                 text.bold = false;
@@ -129,7 +130,10 @@ fn classify(paragraphs: &[Paragraph], measures: &Measures) -> Vec<Kind> {
             && styles.contains(&style(paragraph))
             && emphasised(paragraph, measures)
             && looks_like_heading(&paragraph.text, paragraph)
-            && paragraphs.get(i + 1).is_some_and(|next| kinds[i + 1] != Kind::Text || !emphasised(next, measures))
+            && !statement(&paragraph.text)
+            && paragraphs.get(i + 1).is_some_and(|next| {
+                (kinds[i + 1] != Kind::Text || !emphasised(next, measures)) && stands_apart(paragraph, next, measures)
+            })
         {
             let level = if paragraph.size > 1.12 * measures.body { 1 } else { 2 };
             kinds[i] = Kind::Heading(Heading { label: None, number: None, text: paragraph.text.clone(), role: None, level });
@@ -151,7 +155,7 @@ fn mark_small_text(paragraphs: &[Paragraph], kinds: &mut [Kind], measures: &Meas
         let after_references = in_references.is_some_and(|r| i > r);
         if small && !after_references {
             let same_column = |q: &&Paragraph| {
-                q.page == p.page && (q.column == p.column || q.column == 0 || p.column == 0) && q.size >= 0.95 * measures.body && q.chars() > 30
+                q.page == p.page && (q.column == p.column || q.column == 0 || p.column == 0) && (q.size - measures.body).abs() < 0.05 * measures.body && q.chars() > 30
             };
             let above = paragraphs.iter().filter(same_column).any(|q| q.bottom < p.top);
             let below = paragraphs.iter().filter(same_column).any(|q| q.top > p.bottom);
@@ -177,6 +181,26 @@ fn emphasised(p: &Paragraph, measures: &Measures) -> bool {
     p.bold || p.size > 1.07 * measures.body || small_capitals(&p.text)
 }
 
+/// A bold line that fills its column and runs on into the next is the start of a paragraph, not a heading.
+fn stands_apart(p: &Paragraph, next: &Paragraph, measures: &Measures) -> bool {
+    let (left, right) = measures.edges(&p.lines[0]);
+    let last = &p.lines[p.lines.len() - 1];
+    next.page != p.page
+        || next.column != p.column
+        || next.top - p.bottom > 1.12 * measures.leading
+        || last.x1 < right - 0.2 * (right - left)
+}
+
+/// "Lemma 16", "Input:": the lead of a statement, not of a section.
+fn statement(text: &str) -> bool {
+    const NAMES: [&str; 22] = [
+        "theorem", "lemma", "proposition", "corollary", "definition", "remark", "remarks", "proof", "example", "assumption", "claim",
+        "algorithm", "input", "output", "require", "ensure", "fact", "conjecture", "hypothesis", "observation", "exercise", "condition",
+    ];
+    let first: String = text.chars().take_while(|c| c.is_alphabetic()).collect::<String>().to_lowercase();
+    NAMES.contains(&first.as_str())
+}
+
 fn small_capitals(text: &str) -> bool {
     let letters = text.chars().filter(|c| c.is_alphabetic()).count();
     letters >= 5 && text.chars().all(|c| !c.is_lowercase())
@@ -188,7 +212,7 @@ fn looks_like_heading(text: &str, p: &Paragraph) -> bool {
         && (1..=18).contains(&words)
         && has_word(text, 3)
         && text.chars().next().is_some_and(|c| c.is_uppercase() || c.is_ascii_digit())
-        && !text.ends_with([',', ';', '.'])
+        && !text.ends_with([',', ';', '.', '-', '\u{ad}'])
         && p.math() < 0.5
         && text.chars().filter(|c| c.is_alphabetic()).count() * 2 > text.chars().filter(|c| !c.is_whitespace()).count()
 }
@@ -267,6 +291,10 @@ fn heading(
         }
     }
     let (label, number, rest) = split_number(text)?;
+    // "A Framework": the article stands a word space before its noun, a number further off.
+    if bare_letter(text) && !number_apart(p) {
+        return None;
+    }
     let rest = rest.trim();
     let role = role(rest.trim_end_matches([':', '.']));
     let lone = |q: Option<&Paragraph>, gap: f32| {
@@ -290,6 +318,12 @@ fn heading(
         level = 2;
     }
     Some(Heading { label: Some(label), level, number: Some(number), text: rest.to_owned(), role })
+}
+
+/// The first word stands further from the second than words do.
+fn number_apart(p: &Paragraph) -> bool {
+    let mut words = p.lines[0].pieces.iter().flat_map(|p| &p.words);
+    matches!((words.next(), words.next()), (Some(a), Some(b)) if b.x0 - a.x1 > 0.55 * p.size)
 }
 
 /// `Some(true)` for a table's caption, `Some(false)` for a figure's, an algorithm's, a listing's.
@@ -482,6 +516,9 @@ impl Builder<'_> {
                             });
                         }
                     }
+                }
+                Kind::Footnote if state == State::Abstract && abstract_paragraphs.is_empty() => {
+                    self.push_flow(&mut abstract_paragraphs, p);
                 }
                 Kind::Footnote => {
                     if p.page == 0 && crate::scrub::is_front_note(&p.text) {
