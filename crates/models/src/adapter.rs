@@ -1,9 +1,11 @@
-//! PEFT LoRA adapters, merged into the weights as they are read: W + α/r · B·A (arXiv 2106.09685).
+//! PEFT LoRA adapters, merged into the weights as they are read: W + α/r · B·A (arXiv 2106.09685), or
+//! W + α/√r · B·A where the adapter says so (rsLoRA, arXiv 2312.03732).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
+use serde_json::Value;
 
 use crate::error::ModelError;
 use crate::weights::{WeightSource, read};
@@ -13,6 +15,8 @@ pub struct Adapted<W> {
     base: W,
     /// Weight name → A `[r, in]`, B `[out, r]`.
     pairs: BTreeMap<String, (Tensor, Tensor)>,
+    /// Weights that were trained in full (`modules_to_save`).
+    replaced: BTreeMap<String, Tensor>,
     scale: f64,
 }
 
@@ -20,55 +24,96 @@ impl<W: WeightSource> Adapted<W> {
     /// Opens `adapter_config.json` and `adapter_model.safetensors` of a folder and checks that they fit the base.
     ///
     /// # Errors
-    /// If a file is missing, the kind is not LoRA, or a matrix belongs to no weight of the base or has another shape.
+    /// If a file is missing, the kind is not plain LoRA, or a matrix belongs to no weight of the base or has another
+    /// shape.
     pub fn open(base: W, folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("adapter_config.json");
-        let config: serde_json::Value =
+        let config: Value =
             serde_json::from_slice(&read(&path)?).map_err(|e| ModelError::invalid(&path, e))?;
-        if config["peft_type"].as_str().is_some_and(|t| t != "LORA") {
-            return Err(ModelError::Adapter(format!("{} is not LORA", config["peft_type"])));
-        }
-        let number = |key: &str| {
-            config[key].as_f64().ok_or_else(|| ModelError::invalid(&path, format!("has no {key}")))
-        };
-        let (r, alpha) = (number("r")?, number("lora_alpha")?);
-        let scale = if config["use_rslora"].as_bool() == Some(true) { alpha / r.sqrt() } else { alpha / r };
+        let (r, scale) = scale(&config, &path)?;
         let file = folder.join("adapter_model.safetensors");
-        let bytes = read(&file)?;
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &candle_core::Device::Cpu)
-            .map_err(|e| ModelError::invalid(&file, e))?;
+        let tensors = candle_core::safetensors::load_buffer(&read(&file)?, &candle_core::Device::Cpu)
+            .map_err(|e| ModelError::invalid(&file, format!("is no whole safetensors file ({e})")))?;
+        let known: BTreeSet<String> = base.names().into_iter().collect();
         let mut halves: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
+        let mut replaced = BTreeMap::new();
         for (name, tensor) in tensors {
             let inner = name.strip_prefix("base_model.model.").unwrap_or(&name).to_string();
             let tensor = tensor.to_dtype(DType::F32)?;
+            if !tensor.sum_all()?.to_scalar::<f32>()?.is_finite() {
+                return Err(ModelError::NotFinite(name));
+            }
             if let Some(module) = inner.strip_suffix(".lora_A.weight") {
                 halves.entry(format!("{module}.weight")).or_default().0 = Some(tensor);
             } else if let Some(module) = inner.strip_suffix(".lora_B.weight") {
                 halves.entry(format!("{module}.weight")).or_default().1 = Some(tensor);
+            } else if known.contains(&inner) && base.shape(&inner)? == tensor.dims() {
+                replaced.insert(inner, tensor);
             } else {
-                return Err(ModelError::Adapter(format!("{name} is neither lora_A nor lora_B")));
+                return Err(ModelError::Adapter(format!(
+                    "{name} is neither lora_A, lora_B nor a weight of the base"
+                )));
             }
         }
-        let known: std::collections::BTreeSet<String> = base.names().into_iter().collect();
+        if halves.is_empty() {
+            return Err(ModelError::Adapter(format!("{} holds no LoRA matrices", file.display())));
+        }
         let mut pairs = BTreeMap::new();
         for (name, pair) in halves {
             let (Some(a), Some(b)) = pair else {
                 return Err(ModelError::Adapter(format!("{name} has only one of lora_A and lora_B")));
             };
             if !known.contains(&name) {
-                return Err(ModelError::Adapter(format!("the base has no {name}")));
+                return Err(ModelError::Adapter(format!(
+                    "the base has no {name}; it was made for another model"
+                )));
             }
-            let shape = base.tensor(&name)?.dims().to_vec();
-            if shape != [b.dim(0)?, a.dim(1)?] || a.dim(0)? != b.dim(1)? {
+            let (shape, (rank, inputs), (outputs, rank_b)) = (base.shape(&name)?, a.dims2()?, b.dims2()?);
+            if shape != [outputs, inputs] {
                 return Err(ModelError::Adapter(format!(
                     "{name} is {shape:?}, the adapter was made for {:?}",
-                    [b.dim(0)?, a.dim(1)?]
+                    [outputs, inputs]
+                )));
+            }
+            if rank != r || rank_b != r {
+                return Err(ModelError::Adapter(format!(
+                    "{name} has the ranks {rank} and {rank_b}, r is {r}"
                 )));
             }
             pairs.insert(name, (a, b));
         }
-        Ok(Self { base, pairs, scale })
+        Ok(Self { base, pairs, replaced, scale })
     }
+}
+
+/// Rank and factor; refuses what plain LoRA is not.
+fn scale(config: &Value, path: &Path) -> Result<(usize, f64), ModelError> {
+    if config["peft_type"].as_str().is_some_and(|t| t != "LORA") {
+        return Err(ModelError::Adapter(format!("{} is not LORA", config["peft_type"])));
+    }
+    for key in ["use_dora", "fan_in_fan_out", "lora_bias"] {
+        if config[key] == true {
+            return Err(ModelError::Adapter(format!("{key} is not supported")));
+        }
+    }
+    for key in ["rank_pattern", "alpha_pattern", "layer_replication"] {
+        let used = match &config[key] {
+            Value::Object(o) => !o.is_empty(),
+            other => !other.is_null(),
+        };
+        if used {
+            return Err(ModelError::Adapter(format!("{key} is not supported")));
+        }
+    }
+    let number = |key: &str| {
+        config[key]
+            .as_f64()
+            .filter(|n| *n > 0.0)
+            .ok_or_else(|| ModelError::invalid(path, format!("has no {key} above 0")))
+    };
+    let (r, alpha) = (number("r")?, number("lora_alpha")?);
+    let divisor = if config["use_rslora"] == true { r.sqrt() } else { r };
+    Ok((r as usize, alpha / divisor))
 }
 
 impl<W: WeightSource> WeightSource for Adapted<W> {
@@ -76,8 +121,15 @@ impl<W: WeightSource> WeightSource for Adapted<W> {
         self.base.names()
     }
 
+    fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        self.base.shape(name)
+    }
+
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
-        let weight = self.base.tensor(name)?;
+        let weight = match self.replaced.get(name) {
+            Some(weight) => weight.clone(),
+            None => self.base.tensor(name)?,
+        };
         match self.pairs.get(name) {
             Some((a, b)) => Ok((weight.to_dtype(DType::F32)? + (b.matmul(a)? * self.scale)?)?),
             None => Ok(weight),

@@ -5,6 +5,7 @@ use minijinja::{Environment, Error, ErrorKind, Value, context, syntax::SyntaxCon
 use serde::Serialize;
 
 use crate::error::ModelError;
+use crate::moment::Moment;
 
 /// A compiled chat template with the checkpoint's special tokens.
 #[derive(Clone)]
@@ -65,6 +66,32 @@ impl ChatTemplate {
         self.render_with(messages, add_generation_prompt, &serde_json::Map::new(), None)
     }
 
+    /// Renders a dialogue whose last message the model is to continue (`continue_final_message` of transformers): the
+    /// text ends within that message.
+    ///
+    /// # Errors
+    /// As [`Self::render`]; if there is no last message with a text, or the template leaves it out.
+    pub fn render_continued(
+        &self,
+        messages: &impl Serialize,
+        variables: &serde_json::Map<String, serde_json::Value>,
+        now: Option<Moment>,
+    ) -> Result<String, ModelError> {
+        const MARK: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+        let fail = |what: &str| ModelError::Template(what.to_string());
+        let mut messages = serde_json::to_value(messages).map_err(|e| fail(&e.to_string()))?;
+        let last = messages.as_array_mut().and_then(|m| m.last_mut()).and_then(|m| m.get_mut("content"));
+        match last {
+            Some(serde_json::Value::String(text)) => text.push_str(MARK),
+            _ => return Err(fail("the dialogue ends with no text that could be continued")),
+        }
+        let text = self.render_with(&messages, false, variables, now)?;
+        let at =
+            text.rfind(MARK.trim_end()).ok_or_else(|| fail("the template leaves the last message out"))?;
+        // A template that trims its messages has trimmed the mark's space too.
+        Ok(if text[at..].starts_with(MARK) { &text[..at] } else { text[..at].trim_end() }.to_string())
+    }
+
     /// As [`Self::render`], with further variables and a clock for `strftime_now`.
     ///
     /// # Errors
@@ -77,8 +104,7 @@ impl ChatTemplate {
         now: Option<Moment>,
     ) -> Result<String, ModelError> {
         let environment = environment(&self.source, now)?;
-        let template =
-            environment.get_template("chat").map_err(|e| ModelError::Template(message(&e)))?;
+        let template = environment.get_template("chat").map_err(|e| ModelError::Template(message(&e)))?;
         let fixed = context! {
             messages => Value::from(minijinja::value::Serde(messages)),
             add_generation_prompt,
@@ -98,7 +124,8 @@ fn without_generation_marks(source: &str) -> String {
     let mut out = source.to_string();
     for word in ["generation", "endgeneration"] {
         for (open, close) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
-            out = out.replace(&format!("{open} {word} {close}"), &format!("{open} if true {close}{{% endif %}}"));
+            out = out
+                .replace(&format!("{open} {word} {close}"), &format!("{open} if true {close}{{% endif %}}"));
         }
     }
     out
@@ -106,79 +133,6 @@ fn without_generation_marks(source: &str) -> String {
 
 fn message(error: &Error) -> String {
     error.detail().map_or_else(|| error.to_string(), str::to_string)
-}
-
-/// A point in time, for `strftime_now`.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    /// Seconds since 1970, local time.
-    pub seconds: i64,
-}
-
-impl Moment {
-    /// The clock's time (UTC).
-    pub fn now() -> Self {
-        let seconds = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs() as i64);
-        Self { seconds }
-    }
-
-    fn format(self, pattern: &str) -> String {
-        const MONTHS: [&str; 12] = [
-            "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-            "November", "December",
-        ];
-        const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-        let days = self.seconds.div_euclid(86_400);
-        let rest = self.seconds.rem_euclid(86_400);
-        // Howard Hinnant's civil_from_days.
-        let z = days + 719_468;
-        let era = z.div_euclid(146_097);
-        let doe = z.rem_euclid(146_097);
-        let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-        let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-        let mp = (5 * doy + 2) / 153;
-        let day = doy - (153 * mp + 2) / 5 + 1;
-        let month = if mp < 10 { mp + 3 } else { mp - 9 };
-        let year = yoe + era * 400 + i64::from(month <= 2);
-        let weekday = DAYS[days.rem_euclid(7) as usize];
-        let month_name = MONTHS[(month - 1) as usize];
-        let mut out = String::new();
-        let mut chars = pattern.chars();
-        while let Some(c) = chars.next() {
-            if c != '%' {
-                out.push(c);
-                continue;
-            }
-            let field = match chars.next() {
-                Some('d') => format!("{day:02}"),
-                Some('m') => format!("{month:02}"),
-                Some('Y') => year.to_string(),
-                Some('y') => format!("{:02}", year.rem_euclid(100)),
-                Some('B') => month_name.to_string(),
-                Some('b') => month_name[..3].to_string(),
-                Some('A') => weekday.to_string(),
-                Some('a') => weekday[..3].to_string(),
-                Some('j') => {
-                    let january = if month > 2 { doy + 60 + i64::from(leap(year)) } else { doy - 305 };
-                    format!("{january:03}")
-                }
-                Some('H') => format!("{:02}", rest / 3600),
-                Some('M') => format!("{:02}", rest / 60 % 60),
-                Some('S') => format!("{:02}", rest % 60),
-                Some(other) => other.to_string(),
-                None => String::new(),
-            };
-            out.push_str(&field);
-        }
-        out
-    }
-}
-
-/// True for years of 366 days.
-fn leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
 }
 
 fn environment(source: &str, now: Option<Moment>) -> Result<Environment<'_>, ModelError> {
@@ -191,10 +145,31 @@ fn environment(source: &str, now: Option<Moment>) -> Result<Environment<'_>, Mod
     environment.add_function("raise_exception", |text: String| -> Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, text))
     });
-    environment.add_function("strftime_now", move |pattern: String| now.unwrap_or_else(Moment::now).format(&pattern));
+    environment.add_function("strftime_now", move |pattern: String| {
+        now.unwrap_or_else(Moment::now).format(&pattern)
+    });
     environment.add_filter("tojson", to_json);
+    environment.add_filter("e", escape);
+    environment.add_filter("escape", escape);
     environment.add_template("chat", source).map_err(fail)?;
     Ok(environment)
+}
+
+/// HTML escapes as Python's markupsafe spells them.
+fn escape(text: &Value) -> Value {
+    let text = text.to_string();
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&#34;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    Value::from_safe_string(out)
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False, indent=, separators=, sort_keys=)`: no HTML escapes.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result as Candle, Tensor, Var};
 use kernels::{
-    BLOCK, KvShape, PackedAttention, PackedWeight, PagedSegment, RotaryTable, WeightType, paged_attention, rms_norm,
-    rope, swiglu,
+    BLOCK, KvShape, PackedAttention, PackedWeight, PagedSegment, RotaryTable, WeightType, paged_attention,
+    rms_norm, rope, swiglu,
 };
 
 use crate::cache::{Keys, KvCache, RopeRegime, SequenceId};
@@ -139,7 +139,11 @@ impl Loader<'_> {
     /// A small tensor that is used as it is: norms and biases, f32 (on other devices the weights' type for biases).
     fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, ModelError> {
         let t = self.tensor(name, &[width])?;
-        Ok(if self.options.trainable { t } else { t.to_dtype(DType::F32)?.to_device(&self.options.device)? })
+        Ok(if self.options.trainable {
+            t
+        } else {
+            t.to_dtype(DType::F32)?.to_device(&self.options.device)?
+        })
     }
 
     fn place(&self, weight: Tensor) -> Result<Matrix, ModelError> {
@@ -213,7 +217,8 @@ impl Decoder {
             let [q_proj, k_proj, v_proj] = attention;
             let ffn = if c.architecture == Architecture::Phi3 {
                 let name = at("mlp.gate_up_proj");
-                let fused = load.tensor(&format!("{name}.weight"), &[2 * c.intermediate_size, c.hidden_size])?;
+                let fused =
+                    load.tensor(&format!("{name}.weight"), &[2 * c.intermediate_size, c.hidden_size])?;
                 [0..c.intermediate_size, c.intermediate_size..2 * c.intermediate_size]
                     .map(|rows| load.linear_of(&name, fused.clone(), rows, c.mlp_bias))
             } else {
@@ -376,9 +381,8 @@ impl Decoder {
         let mut h = self.embed(&ids)?;
         observe(&h);
         for (i, layer) in self.layers.iter().enumerate() {
-            h = self.block(layer, &h, &table, &mut |q, k, v| {
-                self.cached_attention(i, q, k, v, &spans, cache)
-            })?;
+            h = self
+                .block(layer, &h, &table, &mut |q, k, v| self.cached_attention(i, q, k, v, &spans, cache))?;
             observe(&h);
         }
         for (sequence, span, position) in spans {
@@ -488,9 +492,12 @@ impl Decoder {
         let segments: Vec<PagedSegment<'_>> = spans
             .iter()
             .filter_map(|(sequence, span, position)| match &cache.sequences.get(sequence)?.keys {
-                Keys::Blocks(blocks) => {
-                    Some(PagedSegment { blocks, first_row: span.start, rows: span.len(), position: *position })
-                }
+                Keys::Blocks(blocks) => Some(PagedSegment {
+                    blocks,
+                    first_row: span.start,
+                    rows: span.len(),
+                    position: *position,
+                }),
                 Keys::Tensors(_) => None,
             })
             .collect();
@@ -532,8 +539,11 @@ impl Decoder {
                     .transpose(0, 1)?
                     .contiguous()
             };
-            let queries =
-                q.narrow(0, span.start, n)?.reshape((n, c.num_heads, c.head_dim))?.transpose(0, 1)?.contiguous()?;
+            let queries = q
+                .narrow(0, span.start, n)?
+                .reshape((n, c.num_heads, c.head_dim))?
+                .transpose(0, 1)?
+                .contiguous()?;
             let scores = (queries.matmul(&widen(&keys)?.transpose(1, 2)?.contiguous()?)?
                 / (c.head_dim as f64).sqrt())?;
             let window = c.sliding_window[layer];
@@ -576,7 +586,9 @@ impl Decoder {
             Matrix::Dense(t) => t.elem_count() * t.dtype().size_in_bytes(),
         };
         let embedding = match &self.embedding {
-            Embedding::Rows(t) if !self.config.tie_word_embeddings => t.elem_count() * t.dtype().size_in_bytes(),
+            Embedding::Rows(t) if !self.config.tie_word_embeddings => {
+                t.elem_count() * t.dtype().size_in_bytes()
+            }
             _ => 0,
         };
         let blocks = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down]);
@@ -597,7 +609,12 @@ fn frequencies(config: &DecoderConfig) -> ([Vec<f32>; 2], f64) {
             let scaled = to_f32(plain.iter().map(|f| f / factor).collect());
             ([scaled.clone(), scaled], 1.0)
         }
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings,
+        } => {
             let context = *original_max_position_embeddings as f64;
             let scaled = plain
                 .iter()

@@ -46,7 +46,9 @@ pub enum ModelError {
     #[error("the tensor {0} holds NaN or infinite values")]
     NotFinite(String),
     /// The family is not known.
-    #[error("the architecture {found:?} is not supported; supported are llama, mistral, qwen2, qwen3 and phi3")]
+    #[error(
+        "the architecture {found:?} is not supported; supported are llama, mistral, qwen2, qwen3 and phi3"
+    )]
     Architecture {
         /// What the file says.
         found: String,

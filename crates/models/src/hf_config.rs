@@ -51,11 +51,16 @@ pub fn parse(value: &Value, path: &Path) -> Result<DecoderConfig, ModelError> {
         "qwen3" => Architecture::Qwen3,
         "phi3" => Architecture::Phi3,
         other => {
-            let named = f.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or("none");
+            let named =
+                f.get("architectures").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or("none");
             let found = if other.is_empty() { named.to_string() } else { other.to_string() };
             return Err(ModelError::Architecture { found });
         }
     };
+    if let Some(act) = f.get("hidden_act").and_then(Value::as_str).filter(|a| !matches!(*a, "silu" | "swish"))
+    {
+        return Err(ModelError::invalid(path, format!("hidden_act {act:?} is not supported, only silu")));
+    }
     let hidden_size = f.count("hidden_size")?;
     let num_heads = f.count("num_attention_heads")?;
     let num_layers = f.count("num_hidden_layers")?;
@@ -71,7 +76,10 @@ pub fn parse(value: &Value, path: &Path) -> Result<DecoderConfig, ModelError> {
     let max_position_embeddings = f.optional("max_position_embeddings")?.unwrap_or(2048);
     let rope = rope(&f, architecture, head_dim, max_position_embeddings)?;
     if rope.rotary_dim % 2 != 0 || rope.rotary_dim > head_dim || rope.rotary_dim == 0 {
-        return Err(ModelError::invalid(path, format!("rotary dimension {} of a head of {head_dim}", rope.rotary_dim)));
+        return Err(ModelError::invalid(
+            path,
+            format!("rotary dimension {} of a head of {head_dim}", rope.rotary_dim),
+        ));
     }
     let biased = f.flag("attention_bias").unwrap_or(false);
     let qkv_bias = architecture == Architecture::Qwen2 || biased;
@@ -96,7 +104,11 @@ pub fn parse(value: &Value, path: &Path) -> Result<DecoderConfig, ModelError> {
     })
 }
 
-fn windows(f: &Fields<'_>, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>, ModelError> {
+fn windows(
+    f: &Fields<'_>,
+    architecture: Architecture,
+    layers: usize,
+) -> Result<Vec<Option<usize>>, ModelError> {
     let window = f.optional("sliding_window")?.filter(|&w| w > 0);
     let uses = match architecture {
         // Qwen says separately whether its window counts, and from which layer on.
@@ -136,9 +148,12 @@ fn rope(
         inner.number("partial_rotary_factor").or_else(|| f.number("partial_rotary_factor")).unwrap_or(1.0);
     let rotary_dim =
         if architecture == Architecture::Phi3 { (head_dim as f64 * partial) as usize } else { head_dim };
-    let kind = inner.get("rope_type").or_else(|| inner.get("type")).and_then(Value::as_str).unwrap_or("default");
+    let kind =
+        inner.get("rope_type").or_else(|| inner.get("type")).and_then(Value::as_str).unwrap_or("default");
     let need = |key: &str| {
-        inner.number(key).ok_or_else(|| ModelError::invalid(f.path, format!("rope scaling {kind} has no {key}")))
+        inner
+            .number(key)
+            .ok_or_else(|| ModelError::invalid(f.path, format!("rope scaling {kind} has no {key}")))
     };
     let original = |fallback: Option<usize>| -> Result<usize, ModelError> {
         inner
@@ -146,7 +161,10 @@ fn rope(
             .or(f.optional("original_max_position_embeddings")?)
             .or(fallback)
             .ok_or_else(|| {
-                ModelError::invalid(f.path, format!("rope scaling {kind} has no original_max_position_embeddings"))
+                ModelError::invalid(
+                    f.path,
+                    format!("rope scaling {kind} has no original_max_position_embeddings"),
+                )
             })
     };
     let scaling = match kind {
@@ -178,8 +196,7 @@ fn rope(
                 }
             };
             // arXiv 2402.13753: sqrt(1 + ln(max/original) / ln(original)), unless the file says otherwise.
-            let ratio =
-                inner.number("factor").unwrap_or(max_positions as f64 / original as f64);
+            let ratio = inner.number("factor").unwrap_or(max_positions as f64 / original as f64);
             let computed =
                 if ratio <= 1.0 { 1.0 } else { (1.0 + ratio.ln() / (original as f64).ln()).sqrt() };
             RopeScaling::LongRope {

@@ -5,24 +5,32 @@
 //! with a checkpoint is said by name ([`ModelError`]) before anything is computed.
 
 mod adapter;
+mod bert;
 mod cache;
 mod chat;
 mod config;
 mod decoder;
 mod error;
 pub mod gguf;
+mod hash;
 mod hf_config;
+mod inventory;
 mod model;
+mod moment;
 mod tokenizer;
+mod verify;
 mod weights;
 
 pub use adapter::Adapted;
+pub use bert::TextEncoder;
 pub use cache::{KvCache, RopeRegime, SequenceId};
-pub use chat::{ChatTemplate, Moment, TemplateTokens};
+pub use chat::{ChatTemplate, TemplateTokens};
 pub use config::{Architecture, DecoderConfig, Rope, RopeScaling};
 pub use decoder::{Decoder, DecoderOptions, Segment, Step};
 pub use error::ModelError;
 pub use hf_config::parse as parse_config;
-pub use model::{Description, LoadOptions, Model, ModelSource, describe, verify};
-pub use tokenizer::Tokenizer;
+pub use model::{LoadOptions, Model, ModelSource};
+pub use moment::Moment;
+pub use tokenizer::{TextStream, Tokenizer};
+pub use verify::{Description, Memory, Verification, describe, describe_bytes, is_text_encoder, verify};
 pub use weights::{SafetensorsFolder, WeightSource};

@@ -3,19 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-
 use crate::adapter::Adapted;
 use crate::chat::{ChatTemplate, FALLBACK_TEMPLATE, TemplateTokens};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, DecoderOptions};
 use crate::error::ModelError;
 use crate::gguf::{Bytes, Gguf};
+use crate::hash::{sha256_of_bytes, sha256_of_files};
 use crate::hf_config;
 use crate::tokenizer::Tokenizer;
 use crate::weights::{SafetensorsFolder, WeightSource, read};
+use candle_core::{DType, Device};
+use serde_json::Value;
 
 /// Where a model lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +23,33 @@ pub struct ModelSource {
     pub path: PathBuf,
     /// A PEFT adapter to merge.
     pub adapter: Option<PathBuf>,
+}
+
+impl ModelSource {
+    /// What a user types: a path, or `PATH+ADAPTER_DIR`. A path that exists as it stands may hold a `+` itself.
+    pub fn parse(text: &str) -> Self {
+        let whole = PathBuf::from(text);
+        match text.rsplit_once('+') {
+            Some((path, adapter)) if !whole.exists() && !path.is_empty() && !adapter.is_empty() => {
+                Self { path: path.into(), adapter: Some(adapter.into()) }
+            }
+            _ => Self { path: whole, adapter: None },
+        }
+    }
+
+    /// True for a file (GGUF), false for a folder.
+    pub(crate) fn is_gguf(&self) -> Result<bool, ModelError> {
+        let meta = std::fs::metadata(&self.path);
+        meta.map(|m| m.is_file()).map_err(|source| ModelError::Io { path: self.path.clone(), source })
+    }
+
+    /// The weight files, in the order of their names, and the adapter's.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, ModelError> {
+        let mut files =
+            if self.is_gguf()? { vec![self.path.clone()] } else { SafetensorsFolder::files(&self.path)? };
+        files.extend(self.adapter.iter().map(|folder| folder.join("adapter_model.safetensors")));
+        Ok(files)
+    }
 }
 
 /// How to load it.
@@ -62,13 +88,13 @@ pub struct Model {
 }
 
 /// Everything but the weights.
-struct Parts {
-    config: DecoderConfig,
-    tokenizer: Tokenizer,
-    chat: Option<String>,
-    tokens: TemplateTokens,
-    bos: Option<u32>,
-    eos: Vec<u32>,
+pub(crate) struct Parts {
+    pub(crate) config: DecoderConfig,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) chat: Option<String>,
+    pub(crate) tokens: TemplateTokens,
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Vec<u32>,
 }
 
 impl Model {
@@ -77,8 +103,8 @@ impl Model {
     /// # Errors
     /// [`ModelError`] names the file and what is wrong with it.
     pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Self, ModelError> {
-        let hash = sha256_of(source)?;
-        if is_gguf(&source.path) {
+        let hash = sha256_of_files(&source.files()?)?;
+        if source.is_gguf()? {
             let gguf = Gguf::open(&source.path)?;
             return Self::build(gguf_parts(&gguf)?, &adapted(gguf, source)?, options, hash, &source.path);
         }
@@ -91,11 +117,15 @@ impl Model {
     ///
     /// # Errors
     /// As [`Self::load`].
-    pub fn from_gguf_bytes(name: &str, bytes: &'static [u8], options: &LoadOptions) -> Result<Self, ModelError> {
+    pub fn from_gguf_bytes(
+        name: &str,
+        bytes: &'static [u8],
+        options: &LoadOptions,
+    ) -> Result<Self, ModelError> {
         let path = Path::new(name);
         let data: Bytes = Arc::new(bytes);
         let gguf = Gguf::from_bytes(path, data)?;
-        let hash = hex(&Sha256::digest(bytes));
+        let hash = sha256_of_bytes(bytes);
         Self::build(gguf_parts(&gguf)?, &gguf, options, hash, path)
     }
 
@@ -158,11 +188,7 @@ impl Model {
     }
 }
 
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
-}
-
-fn adapted<W: WeightSource + 'static>(
+pub(crate) fn adapted<W: WeightSource + 'static>(
     weights: W,
     source: &ModelSource,
 ) -> Result<Box<dyn WeightSource>, ModelError> {
@@ -172,18 +198,16 @@ fn adapted<W: WeightSource + 'static>(
     })
 }
 
-impl WeightSource for Box<dyn WeightSource> {
-    fn names(&self) -> Vec<String> {
-        (**self).names()
+pub(crate) fn gguf_parts(gguf: &Gguf) -> Result<Parts, ModelError> {
+    let config = gguf.config()?;
+    let tokenizer =
+        if gguf.has_tokenizer() { gguf.tokenizer()? } else { Tokenizer::of_ids(config.vocab_size)? };
+    let (bos, mut eos, add_bos) = gguf.special_ids();
+    // Whatever the file calls its end: these marks end a turn, and a model that writes one has finished.
+    for mark in ["<|eot_id|>", "<|im_end|>", "<|end|>", "<|eom_id|>", "<end_of_turn>", "<|endoftext|>"] {
+        let id = tokenizer.id(mark).filter(|&id| tokenizer.is_special(id) && !eos.contains(&id));
+        eos.extend(id);
     }
-    fn tensor(&self, name: &str) -> Result<candle_core::Tensor, ModelError> {
-        (**self).tensor(name)
-    }
-}
-
-fn gguf_parts(gguf: &Gguf) -> Result<Parts, ModelError> {
-    let tokenizer = gguf.tokenizer()?;
-    let (bos, eos, add_bos) = gguf.special_ids();
     let spelled = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
     let tokens = TemplateTokens {
         bos_token: spelled(bos),
@@ -194,25 +218,20 @@ fn gguf_parts(gguf: &Gguf) -> Result<Parts, ModelError> {
         (true, Some(id), Some(token)) => tokenizer.with_bos(id, &token)?,
         _ => tokenizer,
     };
-    Ok(Parts {
-        config: gguf.config()?,
-        chat: gguf.chat_template().map(str::to_string),
-        tokenizer,
-        tokens,
-        bos,
-        eos,
-    })
+    Ok(Parts { config, chat: gguf.chat_template().map(str::to_string), tokenizer, tokens, bos, eos })
 }
 
 fn json(path: &Path) -> Result<Value, ModelError> {
     serde_json::from_slice(&read(path)?).map_err(|e| ModelError::invalid(path, e))
 }
 
-fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
+pub(crate) fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
     let path = folder.join("config.json");
     let value = json(&path)?;
     let config = hf_config::parse(&value, &path)?;
-    let tokenizer = Tokenizer::from_file(&folder.join("tokenizer.json"))?;
+    let file = folder.join("tokenizer.json");
+    let tokenizer =
+        if file.exists() { Tokenizer::from_file(&file)? } else { Tokenizer::of_ids(config.vocab_size)? };
     let optional = |name: &str| -> Result<Value, ModelError> {
         let path = folder.join(name);
         if path.exists() { json(&path) } else { Ok(Value::Null) }
@@ -258,109 +277,4 @@ fn folder_parts(folder: &Path) -> Result<Parts, ModelError> {
         }
     };
     Ok(Parts { config, tokenizer, chat, tokens, bos, eos })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Hash of the weight files, in the order of their names, and of the adapter.
-fn sha256_of(source: &ModelSource) -> Result<String, ModelError> {
-    let mut files = if is_gguf(&source.path) {
-        vec![source.path.clone()]
-    } else {
-        SafetensorsFolder::files(&source.path)?
-    };
-    if let Some(adapter) = &source.adapter {
-        files.push(adapter.join("adapter_model.safetensors"));
-    }
-    let mut hasher = Sha256::new();
-    for path in files {
-        let map = kernels::mmap(&path).map_err(|source| ModelError::Io { path, source })?;
-        hasher.update(&*map);
-    }
-    Ok(hex(&hasher.finalize()))
-}
-
-/// What `cycle models show` tells about a checkpoint without loading its weights.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Description {
-    /// The decoder.
-    pub config: DecoderConfig,
-    /// Weights.
-    pub parameters: u64,
-    /// Bytes on disk.
-    pub file_bytes: u64,
-    /// Tokens of the tokenizer.
-    pub tokens: usize,
-    /// True if it has a chat template of its own.
-    pub chat: bool,
-}
-
-impl Description {
-    /// Bytes of weights in memory at so many bytes a weight, and of the cache for a whole context of one sequence.
-    pub fn memory(&self, bytes_per_weight: u64) -> (u64, u64) {
-        let c = &self.config;
-        let cache = 2 * 4 * c.num_layers * c.num_kv_heads * c.head_dim * c.max_position_embeddings;
-        (self.parameters * bytes_per_weight, cache as u64)
-    }
-}
-
-/// Reads what a checkpoint says of itself.
-///
-/// # Errors
-/// As [`Model::load`], for everything but the weights' values.
-pub fn describe(path: &Path) -> Result<Description, ModelError> {
-    let size = |p: &Path| std::fs::metadata(p).map_or(0, |m| m.len());
-    let (parts, file_bytes) = if is_gguf(path) {
-        (gguf_parts(&Gguf::open(path)?)?, size(path))
-    } else {
-        let files = SafetensorsFolder::files(path)?;
-        (folder_parts(path)?, files.iter().map(|f| size(f)).sum())
-    };
-    let c = &parts.config;
-    let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
-    let block = c.hidden_size * (2 * q + 2 * kv + 3 * c.intermediate_size + 2);
-    let tables = if c.tie_word_embeddings { 1 } else { 2 };
-    let parameters = (c.num_layers * block + tables * c.vocab_size * c.hidden_size + c.hidden_size) as u64;
-    let tokens = parts.tokenizer.size();
-    Ok(Description { chat: parts.chat.is_some(), tokens, parameters, file_bytes, config: parts.config })
-}
-
-/// Everything that is wrong with a checkpoint: all tensors are read, not only the first bad one.
-pub fn verify(source: &ModelSource) -> Vec<ModelError> {
-    let mut faults = Vec::new();
-    let parts = if is_gguf(&source.path) {
-        Gguf::open(&source.path).and_then(|g| Ok((gguf_parts(&g)?, adapted(g, source)?)))
-    } else {
-        folder_parts(&source.path)
-            .and_then(|p| Ok((p, adapted(SafetensorsFolder::open(&source.path)?, source)?)))
-    };
-    let (parts, weights) = match parts {
-        Ok(found) => found,
-        Err(e) => return vec![e],
-    };
-    if parts.tokenizer.size() > parts.config.vocab_size {
-        faults.push(ModelError::Vocabulary {
-            tokenizer: parts.tokenizer.size(),
-            embedding: parts.config.vocab_size,
-        });
-    }
-    if let Some(chat) = &parts.chat {
-        if let Err(e) = ChatTemplate::new(chat, parts.tokens.clone()) {
-            faults.push(e);
-        }
-    }
-    for name in weights.names() {
-        let finite = weights.tensor(&name).and_then(|t| {
-            let total = t.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-            if total.is_finite() { Ok(()) } else { Err(ModelError::NotFinite(name.clone())) }
-        });
-        faults.extend(finite.err());
-    }
-    if faults.is_empty() {
-        let options = DecoderOptions { device: Device::Cpu, dtype: DType::BF16, trainable: false };
-        faults.extend(Decoder::load(&parts.config, &weights, &options).err());
-    }
-    faults
 }

@@ -1,7 +1,9 @@
 //! Text to token ids and back.
 
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use tokenizers::Tokenizer as Inner;
 
@@ -12,8 +14,12 @@ use crate::weights::read;
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Inner,
-    special: std::collections::BTreeSet<u32>,
+    /// Control tokens.
+    special: BTreeSet<u32>,
+    /// All added tokens: spelled as they are, not in the byte alphabet.
+    added: BTreeSet<u32>,
     byte_level: bool,
+    missing: bool,
 }
 
 impl Tokenizer {
@@ -31,15 +37,32 @@ impl Tokenizer {
     /// If it is no tokenizer.
     pub fn from_json(json: &[u8]) -> Result<Self, ModelError> {
         let text = std::str::from_utf8(json).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
-        let inner = Inner::from_str(text).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
-        let special = inner
-            .get_added_tokens_decoder()
-            .into_iter()
-            .filter(|(_, token)| token.special)
-            .map(|(id, _)| id)
-            .collect();
+        let mut inner = Inner::from_str(text).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        // Some files carry the padding and truncation of their last use; a prompt must have neither.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        let decoder = inner.get_added_tokens_decoder();
+        let special = decoder.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let added = decoder.keys().copied().collect();
         let byte_level = text.contains("\"ByteLevel\"");
-        Ok(Self { inner, special, byte_level })
+        Ok(Self { inner, special, added, byte_level, missing: false })
+    }
+
+    /// Stands in where a checkpoint has no tokenizer: refuses text, and writes ids as numbers.
+    ///
+    /// # Errors
+    /// None in practice; the tokenizer library's own.
+    pub fn of_ids(vocabulary: usize) -> Result<Self, ModelError> {
+        let words: HashMap<String, usize> = (0..vocabulary).map(|id| (id.to_string(), id)).collect();
+        let json = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null, "truncation": null, "padding": null,
+            "model": {"type": "WordLevel", "vocab": words, "unk_token": "0"}});
+        Ok(Self { missing: true, ..Self::from_json(json.to_string().as_bytes())? })
+    }
+
+    /// True if the checkpoint had no tokenizer: only ids can be given, and text is the ids as numbers.
+    pub fn is_missing(&self) -> bool {
+        self.missing
     }
 
     /// The same tokenizer, which puts `token` before plain text.
@@ -92,7 +115,13 @@ impl Tokenizer {
     }
 
     fn encode_as(&self, text: &str, special: bool) -> Result<Vec<u32>, ModelError> {
-        let encoding = self.inner.encode_fast(text, special).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+        if self.missing {
+            return Err(ModelError::Tokenizer(
+                "the checkpoint has no tokenizer.json; give token ids instead".into(),
+            ));
+        }
+        let encoding =
+            self.inner.encode_fast(text, special).map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -121,15 +150,15 @@ impl Tokenizer {
 
     /// The bytes a token stands for in running text; `None` for special tokens and ids without a token.
     pub fn bytes(&self, id: u32) -> Option<Vec<u8>> {
-        if self.is_special(id) {
+        if self.missing || self.is_special(id) {
             return None;
         }
         let token = self.inner.id_to_token(id)?;
-        if self.inner.get_added_tokens_decoder().contains_key(&id) {
+        if self.added.contains(&id) {
             return Some(token.into_bytes());
         }
         if self.byte_level {
-            return Some(token.chars().filter_map(byte_of).collect());
+            return Some(token.chars().filter_map(|c| BYTE_ALPHABET.get(&c).copied()).collect());
         }
         if let Some(hex) = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')) {
             if let Ok(byte) = u8::from_str_radix(hex, 16) {
@@ -138,14 +167,68 @@ impl Tokenizer {
         }
         Some(token.replace('▁', " ").into_bytes())
     }
+
+    /// True for tokens that stand beside the model's own vocabulary and are written as they are.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.added.contains(&id)
+    }
+
+    /// Text as it grows token by token.
+    pub fn stream(&self, skip_special: bool) -> TextStream<'_> {
+        TextStream { tokenizer: self, skip_special, ids: Vec::new(), from: 0, shown: 0 }
+    }
+}
+
+/// Decodes ids one at a time and gives out only whole characters; all pieces together are the text of all ids.
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    skip_special: bool,
+    ids: Vec<u32>,
+    /// Decoding starts here: the first token of a decoded slice may lose its leading space, so one piece that was
+    /// already given out stays in front.
+    from: usize,
+    /// The text of the ids before this one was given out.
+    shown: usize,
+}
+
+impl TextStream<'_> {
+    /// Takes the next id; gives the text that is certain now, which may be empty.
+    ///
+    /// # Errors
+    /// If the decoder fails.
+    pub fn push(&mut self, id: u32) -> Result<String, ModelError> {
+        self.ids.push(id);
+        let (before, text) = self.window()?;
+        // A replacement character at the end is most often half a character.
+        if text.len() <= before || text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        self.from = self.shown;
+        self.shown = self.ids.len();
+        Ok(text.get(before..).unwrap_or_default().to_string())
+    }
+
+    /// What is left at the end, broken characters included.
+    ///
+    /// # Errors
+    /// If the decoder fails.
+    pub fn finish(self) -> Result<String, ModelError> {
+        let (before, text) = self.window()?;
+        Ok(text.get(before..).unwrap_or_default().to_string())
+    }
+
+    /// Length of what was given out of the window, and the window's text.
+    fn window(&self) -> Result<(usize, String), ModelError> {
+        let before = self.tokenizer.decode(&self.ids[self.from..self.shown], self.skip_special)?;
+        let text = self.tokenizer.decode(&self.ids[self.from..], self.skip_special)?;
+        Ok((before.len(), text))
+    }
 }
 
 /// GPT-2's byte alphabet, backwards: printable bytes stand for themselves, the rest from U+0100 on.
-fn byte_of(c: char) -> Option<u8> {
-    let printable = |b: u32| (33..=126).contains(&b) || (161..=172).contains(&b) || (174..=255).contains(&b);
-    let code = c as u32;
-    if code < 256 && printable(code) {
-        return Some(code as u8);
-    }
-    (0..256u32).filter(|&b| !printable(b)).nth(code.checked_sub(256)? as usize).map(|b| b as u8)
-}
+static BYTE_ALPHABET: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+    let printable = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
+    let own = (0..=255u8).filter(|&b| printable(b)).map(|b| (char::from(b), b));
+    let moved = (0..=255u8).filter(|&b| !printable(b)).zip('\u{100}'..).map(|(b, c)| (c, b));
+    own.chain(moved).collect()
+});

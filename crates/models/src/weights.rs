@@ -18,6 +18,25 @@ pub trait WeightSource {
     /// # Errors
     /// If it is missing or damaged.
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError>;
+    /// The shape of one tensor.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        Ok(self.tensor(name)?.dims().to_vec())
+    }
+}
+
+impl WeightSource for Box<dyn WeightSource> {
+    fn names(&self) -> Vec<String> {
+        (**self).names()
+    }
+    fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
+        (**self).tensor(name)
+    }
+    fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        (**self).shape(name)
+    }
 }
 
 /// A folder with `model.safetensors`, or shards and their index, mapped into memory.
@@ -53,7 +72,14 @@ impl SafetensorsFolder {
         if single.exists() {
             return Ok(vec![single]);
         }
-        Err(ModelError::invalid(folder, "holds no model.safetensors and no model.safetensors.index.json"))
+        let hint = if folder.join("pytorch_model.bin").exists()
+            || folder.join("pytorch_model.bin.index.json").exists()
+        {
+            "holds only pytorch_model.bin; save it as safetensors"
+        } else {
+            "holds no model.safetensors and no model.safetensors.index.json"
+        };
+        Err(ModelError::invalid(folder, hint))
     }
 
     /// Opens the folder's files.
@@ -76,17 +102,11 @@ impl SafetensorsFolder {
         Ok(Self { shards, place })
     }
 
-    /// Shape of every tensor.
-    ///
-    /// # Errors
-    /// If a header does not parse any more.
-    pub fn shapes(&self) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
-        let mut shapes = BTreeMap::new();
-        for (path, map) in &self.shards {
-            let header = SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?;
-            shapes.extend(header.tensors().into_iter().map(|(n, t)| (n, t.shape().to_vec())));
-        }
-        Ok(shapes)
+    /// The file that holds a tensor, and its parsed header.
+    fn find(&self, name: &str) -> Result<(&Path, SafeTensors<'_>), ModelError> {
+        let shard = *self.place.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let (path, map) = &self.shards[shard];
+        Ok((path, SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?))
     }
 }
 
@@ -96,15 +116,18 @@ impl WeightSource for SafetensorsFolder {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
-        let shard = *self.place.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
-        let (path, map) = &self.shards[shard];
-        let header = SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?;
+        let (path, header) = self.find(name)?;
         let view = header.tensor(name).map_err(|e| ModelError::invalid(path, e))?;
         let dtype: DType = view
             .dtype()
             .try_into()
             .map_err(|_| ModelError::invalid(path, format!("{name} has the type {:?}", view.dtype())))?;
         Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?)
+    }
+
+    fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        let (path, header) = self.find(name)?;
+        Ok(header.tensor(name).map_err(|e| ModelError::invalid(path, e))?.shape().to_vec())
     }
 }
 

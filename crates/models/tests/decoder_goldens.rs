@@ -21,7 +21,8 @@ const CHECKPOINTS: [&str; 10] = [
 ];
 
 fn goldens() -> Option<PathBuf> {
-    let shared = std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+    let shared = std::env::var("CYCLE_SHARED")
+        .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
     let path = Path::new(&shared).join("goldens/infer/models");
     if !path.exists() {
         eprintln!("skipped: the goldens in shared/ are not here");
@@ -40,7 +41,8 @@ struct Case {
 fn load(folder: &Path, name: &'static str, config: &str) -> Case {
     let folder = folder.join(name);
     let path = folder.join(config);
-    let config = parse_config(&serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap(), &path).unwrap();
+    let config =
+        parse_config(&serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap(), &path).unwrap();
     let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: false };
     let decoder = Decoder::load(&config, &SafetensorsFolder::open(&folder).unwrap(), &options).unwrap();
     let golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
@@ -57,8 +59,10 @@ fn start(decoder: &Decoder, cache: &mut KvCache, total: usize) -> SequenceId {
 }
 
 fn step(decoder: &Decoder, cache: &mut KvCache, rows: &[(SequenceId, &[u32])]) -> Vec<Vec<f32>> {
-    let segments =
-        rows.iter().map(|(sequence, tokens)| Segment { sequence: *sequence, tokens: tokens.to_vec() }).collect();
+    let segments = rows
+        .iter()
+        .map(|(sequence, tokens)| Segment { sequence: *sequence, tokens: tokens.to_vec() })
+        .collect();
     let hidden = decoder.forward(&Step { segments }, cache).unwrap();
     decoder.logits(&hidden).unwrap().to_vec2().unwrap()
 }
@@ -91,7 +95,9 @@ fn logits_and_hidden_states_are_those_of_transformers() {
             }
             let tokens = ids(&case.golden["prompts"]["p7"]["ids"]);
             let expected: Vec<Vec<Vec<f32>>> = case.tensors["p7.hidden"].to_vec3().unwrap();
-            for (i, (state, expected)) in case.decoder.layer_states(&tokens).unwrap().iter().zip(expected).enumerate() {
+            for (i, (state, expected)) in
+                case.decoder.layer_states(&tokens).unwrap().iter().zip(expected).enumerate()
+            {
                 let state: Vec<Vec<f32>> = state.to_vec2().unwrap();
                 let d = distance(&state.concat(), &expected.concat());
                 assert!(d < 2e-4, "{name} {config} hidden state {i}: {d}");
@@ -190,7 +196,8 @@ fn the_differentiable_pass_gives_the_same_logits_and_gradients_reach_every_weigh
         let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: true };
         let decoder =
             Decoder::load(case.decoder.config(), &SafetensorsFolder::open(&path).unwrap(), &options).unwrap();
-        let prompts: Vec<Vec<u32>> = ["p33", "p7"].iter().map(|p| ids(&case.golden["prompts"][*p]["ids"])).collect();
+        let prompts: Vec<Vec<u32>> =
+            ["p33", "p7"].iter().map(|p| ids(&case.golden["prompts"][*p]["ids"])).collect();
         let hidden = decoder.forward_packed(&prompts).unwrap();
         let packed: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
         let mut cache = case.decoder.cache();
@@ -201,7 +208,8 @@ fn the_differentiable_pass_gives_the_same_logits_and_gradients_reach_every_weigh
 
         let targets: Vec<u32> = prompts.concat();
         let weight = decoder.head_weight().unwrap();
-        let loss = kernels::token_logprobs(&hidden, weight, &targets).unwrap().sum_all().unwrap().neg().unwrap();
+        let loss =
+            kernels::token_logprobs(&hidden, weight, &targets).unwrap().sum_all().unwrap().neg().unwrap();
         let gradients = loss.backward().unwrap();
         for (parameter, variable) in decoder.variables() {
             assert!(gradients.get(variable).is_some(), "{name} {}: no gradient for {parameter}", case.name);

@@ -1,0 +1,147 @@
+//! Writing a decoder as GGUF, as the models that ship are.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
+
+use super::names::gguf_name;
+use super::rotate_halves;
+use crate::config::{Architecture, DecoderConfig, RopeScaling};
+use crate::error::ModelError;
+use crate::tokenizer::Tokenizer;
+use crate::weights::WeightSource;
+
+/// What goes into a GGUF file beside its tensors.
+pub struct GgufHeader<'a> {
+    /// Shown by tools.
+    pub name: &'a str,
+    /// The decoder; llama only.
+    pub config: &'a DecoderConfig,
+    /// A byte-level tokenizer of SmolLM's kind.
+    pub tokenizer: &'a Tokenizer,
+    /// Source of the chat template.
+    pub chat_template: Option<&'a str>,
+    /// Beginning of sequence.
+    pub bos: Option<u32>,
+    /// End of sequence.
+    pub eos: Option<u32>,
+}
+
+/// Writes a llama-architecture decoder as GGUF: matrices quantised to `kind` (rows that do not fit its blocks to
+/// Q8_0, then F32), norms in f32. The file appears whole, by rename.
+///
+/// # Errors
+/// If the architecture is another one, a tensor is missing, or the disk is full.
+pub fn write(
+    path: &Path,
+    header: &GgufHeader<'_>,
+    weights: &dyn WeightSource,
+    kind: GgmlDType,
+) -> Result<(), ModelError> {
+    let c = header.config;
+    if c.architecture != Architecture::Llama || c.rope.scaling != RopeScaling::None {
+        return Err(ModelError::Architecture { found: format!("{:?} for writing GGUF", c.architecture) });
+    }
+    let tokenizer: serde_json::Value = serde_json::from_str(&header.tokenizer.to_json()?)
+        .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+    let strings = |list: Vec<String>| Value::Array(list.into_iter().map(Value::String).collect());
+    let merges = tokenizer["model"]["merges"]
+        .as_array()
+        .map(|list| {
+            list.iter()
+                .map(|m| match m {
+                    serde_json::Value::Array(pair) => {
+                        pair.iter().filter_map(|p| p.as_str()).collect::<Vec<_>>().join(" ")
+                    }
+                    other => other.as_str().unwrap_or_default().to_string(),
+                })
+                .collect()
+        })
+        .unwrap_or_default();
+    let (mut tokens, mut types) = (Vec::new(), Vec::new());
+    for id in 0..c.vocab_size as u32 {
+        match header.tokenizer.token(id) {
+            Some(token) => {
+                // 1: normal, 3: control, 4: added but part of the text.
+                let kind = match (header.tokenizer.is_special(id), header.tokenizer.is_added(id)) {
+                    (true, _) => 3,
+                    (false, true) => 4,
+                    (false, false) => 1,
+                };
+                types.push(Value::I32(kind));
+                tokens.push(token);
+            }
+            None => {
+                types.push(Value::I32(5));
+                tokens.push(format!("[unused{id}]"));
+            }
+        }
+    }
+    let u32_of = |n: usize| Value::U32(n as u32);
+    let mut metadata: Vec<(&str, Value)> = vec![
+        ("general.architecture", Value::String("llama".into())),
+        ("general.name", Value::String(header.name.into())),
+        ("general.alignment", Value::U32(32)),
+        ("llama.block_count", u32_of(c.num_layers)),
+        ("llama.context_length", u32_of(c.max_position_embeddings)),
+        ("llama.embedding_length", u32_of(c.hidden_size)),
+        ("llama.feed_forward_length", u32_of(c.intermediate_size)),
+        ("llama.attention.head_count", u32_of(c.num_heads)),
+        ("llama.attention.head_count_kv", u32_of(c.num_kv_heads)),
+        ("llama.attention.key_length", u32_of(c.head_dim)),
+        ("llama.attention.value_length", u32_of(c.head_dim)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(c.rms_norm_eps as f32)),
+        ("llama.rope.freq_base", Value::F32(c.rope.theta as f32)),
+        ("llama.rope.dimension_count", u32_of(c.rope.rotary_dim)),
+        ("llama.vocab_size", u32_of(c.vocab_size)),
+        ("tokenizer.ggml.model", Value::String("gpt2".into())),
+        ("tokenizer.ggml.pre", Value::String("smollm".into())),
+        ("tokenizer.ggml.tokens", strings(tokens)),
+        ("tokenizer.ggml.token_type", Value::Array(types)),
+        ("tokenizer.ggml.merges", strings(merges)),
+        ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
+    ];
+    if let Some(id) = header.bos {
+        metadata.push(("tokenizer.ggml.bos_token_id", Value::U32(id)));
+    }
+    if let Some(id) = header.eos {
+        metadata.push(("tokenizer.ggml.eos_token_id", Value::U32(id)));
+    }
+    if let Some(template) = header.chat_template {
+        metadata.push(("tokenizer.chat_template", Value::String(template.into())));
+    }
+    let mut tensors = Vec::new();
+    for name in weights.names() {
+        let Some(stored) = gguf_name(&name) else { continue };
+        if c.tie_word_embeddings && name == "lm_head.weight" {
+            continue;
+        }
+        let mut tensor = weights.tensor(&name)?.to_dtype(candle_core::DType::F32)?;
+        if name.contains("q_proj") {
+            tensor = rotate_halves(&tensor, c.num_heads, false)?;
+        } else if name.contains("k_proj") {
+            tensor = rotate_halves(&tensor, c.num_kv_heads, false)?;
+        }
+        let width = tensor.dims().last().copied().unwrap_or(0);
+        let dtype = if tensor.rank() < 2 {
+            GgmlDType::F32
+        } else if width % kind.block_size() == 0 {
+            kind
+        } else if width % GgmlDType::Q8_0.block_size() == 0 {
+            GgmlDType::Q8_0
+        } else {
+            GgmlDType::F32
+        };
+        tensors.push((stored, QTensor::quantize(&tensor, dtype)?));
+    }
+    let mut bytes = Cursor::new(Vec::new());
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
+    gguf_file::write(&mut bytes, &metadata, &tensors)?;
+    let temporary = path.with_extension("partial");
+    std::fs::write(&temporary, bytes.into_inner())
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|source| ModelError::Io { path: path.into(), source })
+}
