@@ -31,7 +31,8 @@ pub(crate) fn split_number(text: &str) -> Option<(String, Number, &str)> {
     let end = rest.find(|c: char| c.is_whitespace() || c == ':' || c == '—').unwrap_or(rest.len());
     let token = &rest[..end];
     let heading = rest[end..].trim_start_matches(|c: char| c.is_whitespace() || ".:—–-|".contains(c));
-    let label = token.trim_end_matches(['.', ')', ':']);
+    // U+FFFD: a full stop that its font does not map.
+    let label = token.trim_end_matches(['.', ')', ':', '\u{fffd}']);
     if label.is_empty() || label.len() > 12 {
         return None;
     }

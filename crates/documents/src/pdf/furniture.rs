@@ -108,7 +108,7 @@ fn line_numbers(page: &[Piece]) -> Vec<(usize, bool)> {
             let outside = right_of * 10 >= text.len() * 9 || right_of * 10 <= text.len();
             // Enumerations and reference labels stand at the edge too, but not on nearly every line.
             let lines = text.len().max(1);
-            let dense = group.len() * 10 >= lines * 6 || group.windows(2).all(|w| (w[1].number - w[0].number) % 5 == 0);
+            let dense = group.len() * 10 >= lines * 6 || group.windows(2).all(|w| w[1].number.abs_diff(w[0].number) % 5 == 0);
             if clear && dense && (outside || group.len() >= 20) {
                 found.extend(group.iter().map(|g| (g.index, g.last)));
             }

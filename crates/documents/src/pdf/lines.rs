@@ -217,6 +217,7 @@ fn close(out: &mut Vec<Piece>, chain: &mut Vec<Item<'_>>, y: f32, start: usize, 
     let mut faces: HashMap<u16, usize> = HashMap::new();
     let (mut letters, mut bold, mut italic, mut math, mut total) = (0usize, 0usize, 0usize, 0usize, 0usize);
     let (mut lead_open, mut lead) = (true, 0usize);
+    let mut last_bold = false;
     let mut before = Place::Base;
     let mut length = 0usize;
     for (i, item) in items.iter().enumerate() {
@@ -264,6 +265,7 @@ fn close(out: &mut Vec<Piece>, chain: &mut Vec<Item<'_>>, y: f32, start: usize, 
             letters += 1;
             bold += usize::from(face.bold);
             italic += usize::from(face.italic);
+            last_bold = face.bold;
             if !face.bold {
                 lead_open = false;
             }
@@ -296,7 +298,8 @@ fn close(out: &mut Vec<Piece>, chain: &mut Vec<Item<'_>>, y: f32, start: usize, 
         y,
         size,
         face,
-        bold: letters > 0 && bold * 20 >= letters * 19,
+        // A bold lead that nearly fills its line ends in a letter that is not bold.
+        bold: last_bold && bold * 20 >= letters * 17,
         italic: letters > 0 && italic * 10 >= letters * 7,
         math: math as f32 / total.max(1) as f32,
         bold_lead: lead,

@@ -1,7 +1,7 @@
 //! From lines in reading order to paragraphs.
 
 use super::lines::Line;
-use crate::headings::split_number;
+use crate::headings::{Number, Role, role, split_number};
 use crate::text::{Vocabulary, drop_soft_hyphens, ends_in_hyphen};
 use std::collections::HashMap;
 
@@ -166,6 +166,9 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
     if line.bold && split_number(&text).is_some() {
         return true;
     }
+    if heads_alone(&text) || current.len() == 1 && heads_alone(&last.text()) {
+        return true;
+    }
     let (left, right) = measures.edges(line);
     let indent = line.x0 - left;
     let last_indent = last.x0 - left;
@@ -190,6 +193,26 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
 pub(crate) fn ends_sentence(text: &str) -> bool {
     let t = text.trim_end_matches(|c: char| "\"'”’)]»".contains(c) || c.is_whitespace());
     t.ends_with(['.', '!', '?', ':', ';'])
+}
+
+/// A line that is a heading by its words alone: "ABSTRACT", "References", "III. METHOD".
+fn heads_alone(text: &str) -> bool {
+    let text = text.trim();
+    if text.chars().count() > 60 {
+        return false;
+    }
+    let capitals = text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase);
+    let heading = split_number(text).map_or(text, |(_, _, rest)| rest);
+    match role(heading.trim_end_matches([':', '.'])) {
+        Some(Role::Abstract | Role::References) => !text.ends_with('.'),
+        Some(_) => capitals,
+        None => {
+            capitals
+                && split_number(text).is_some_and(|(_, n, rest)| {
+                    matches!(n, Number::Roman(_)) && rest.chars().filter(|c| c.is_alphabetic()).count() >= 4
+                })
+        }
+    }
 }
 
 /// "Keywords: …", which often stands right below the abstract.

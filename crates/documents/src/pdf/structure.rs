@@ -26,6 +26,8 @@ enum Kind {
     Footnote,
     /// Labels inside a figure.
     FigureText,
+    /// Rows of a table whose caption, at this index, stands below them.
+    RowsOf(usize),
     Text,
 }
 
@@ -124,23 +126,74 @@ fn classify(paragraphs: &[Paragraph], measures: &Measures) -> Vec<Kind> {
         };
         kinds.push(kind);
     }
-    // Unnumbered headings in the style of the others.
+    let numbered = kinds.iter().filter(|k| matches!(k, Kind::Heading(h) if h.number.is_some())).count() >= 3;
+    let largest = kinds
+        .iter()
+        .zip(paragraphs)
+        .filter(|(k, _)| matches!(k, Kind::Heading(h) if h.role.is_some()))
+        .map(|(_, p)| p.size)
+        .fold(0.0f32, f32::max);
+    let first = kinds.iter().position(|k| matches!(k, Kind::Heading(_))).unwrap_or(0);
+    // Unnumbered headings in the style of the others; where none has a number, bold lines that stand alone.
     for (i, paragraph) in paragraphs.iter().enumerate() {
         if kinds[i] == Kind::Text
-            && styles.contains(&style(paragraph))
+            && (styles.contains(&style(paragraph))
+                || !numbered && i > first && paragraph.lines.len() <= 2 && paragraph.size > 0.97 * measures.body
+                    && (paragraph.bold || paragraph.size > 1.12 * measures.body))
             && emphasised(paragraph, measures)
             && looks_like_heading(&paragraph.text, paragraph)
             && !statement(&paragraph.text)
             && paragraphs.get(i + 1).is_some_and(|next| {
-                (kinds[i + 1] != Kind::Text || !emphasised(next, measures)) && stands_apart(paragraph, next, measures)
+                (kinds[i + 1] != Kind::Text || !emphasised(next, measures) || next.size < 0.93 * paragraph.size)
+                    && stands_apart(paragraph, next, measures)
             })
         {
-            let level = if paragraph.size > 1.12 * measures.body { 1 } else { 2 };
-            kinds[i] = Kind::Heading(Heading { label: None, number: None, text: paragraph.text.clone(), role: None, level });
+            let level = match paragraph.size {
+                size if size > 0.97 * largest && largest > 0.0 => 1,
+                size if size > 1.12 * measures.body => 2,
+                _ if numbered => 2,
+                _ => 3,
+            };
+            let text = paragraph.text.trim_end_matches([':', '.']).to_owned();
+            kinds[i] = Kind::Heading(Heading { label: None, number: None, role: role(&text), text, level });
         }
     }
     mark_small_text(paragraphs, &mut kinds, measures);
+    mark_rows(paragraphs, &mut kinds);
     kinds
+}
+
+/// Gives rows that stand above their caption to it.
+fn mark_rows(paragraphs: &[Paragraph], kinds: &mut [Kind]) {
+    for i in 0..paragraphs.len() {
+        if kinds[i] != Kind::Caption(true) {
+            continue;
+        }
+        let caption = &paragraphs[i];
+        let below = paragraphs.get(i + 1).is_some_and(|q| {
+            q.page == caption.page && is_tabular(q) && (q.top - caption.bottom).abs() < 60.0 && matches!(kinds[i + 1], Kind::Text | Kind::FigureText)
+        });
+        if below {
+            continue;
+        }
+        let mut j = i;
+        let mut edge = caption.top;
+        while j > 0 {
+            let q = &paragraphs[j - 1];
+            let part = q.lines.len() == 1 && q.text.starts_with('(') && word_count(&q.text) <= 14;
+            if !matches!(kinds[j - 1], Kind::Text | Kind::FigureText)
+                || q.page != caption.page
+                || q.bottom > edge + 1.0
+                || edge - q.bottom > 40.0
+                || !(is_tabular(q) || part)
+            {
+                break;
+            }
+            kinds[j - 1] = Kind::RowsOf(i);
+            edge = q.top;
+            j -= 1;
+        }
+    }
 }
 
 /// Footnotes and labels inside figures.
@@ -286,7 +339,7 @@ fn heading(
     let strong = emphasised(p, measures);
     if let Some(role) = role(plain) {
         let apart = after.is_none_or(|a| a.page != p.page || a.column != p.column || a.top - p.bottom > 0.9 * p.size);
-        if (strong || p.italic || apart) && (p.size > 0.85 * measures.body) && p.lines.len() == 1 {
+        if (strong || p.italic || apart) && (p.size > if strong { 0.74 } else { 0.85 } * measures.body) && p.lines.len() == 1 {
             return Some(Heading { label: None, number: None, text: plain.to_owned(), role: Some(role), level: 1 });
         }
     }
@@ -386,7 +439,10 @@ fn find_title(front: &[Paragraph], metadata: Option<&str>) -> Option<FoundTitle>
         .max_by(|a, b| front[*a].size.total_cmp(&front[*b].size).then(b.cmp(a)))
         .or_else(|| candidates.first().copied())?;
     let alike = |i: usize| (front[i].size - front[largest].size).abs() < 0.04 * front[largest].size;
-    let bold_differs = |i: usize| front[i].bold != front[largest].bold;
+    // Well above the rest, the size alone tells; else weight must agree.
+    let others = front.iter().map(|p| p.size).filter(|s| *s < 0.96 * front[largest].size).fold(0.0f32, f32::max);
+    let clear = front[largest].size > 1.15 * others;
+    let bold_differs = |i: usize| !clear && front[i].bold != front[largest].bold;
     let mut start = largest;
     // With equal sizes the first of them is the title.
     while start > 0 && alike(start - 1) && !bold_differs(start - 1) && near(&front[start - 1], &front[start]) {
@@ -527,7 +583,7 @@ impl Builder<'_> {
                         notes.push(footnote(p));
                     }
                 }
-                Kind::FigureText => {}
+                Kind::FigureText | Kind::RowsOf(_) => {}
                 Kind::Caption(table) => {
                     let (text, next) = self.caption(paragraphs, kinds, i, *table);
                     if state == State::References || state == State::Front {
@@ -657,6 +713,9 @@ impl Builder<'_> {
             return (text, next);
         }
         let mut rows: Vec<Vec<String>> = Vec::new();
+        for (q, _) in paragraphs.iter().zip(kinds.iter()).filter(|(_, k)| **k == Kind::RowsOf(i)) {
+            rows.extend(q.lines.iter().map(|l| l.cells(0.8 * l.size)));
+        }
         let mut last = p.bottom;
         while let Some(q) = paragraphs.get(next)
             && !matches!(kinds[next], Kind::Heading(_) | Kind::Caption(_))
