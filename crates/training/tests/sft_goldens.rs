@@ -1,0 +1,175 @@
+//! Fine-tuning runs step by step against TRL, and resumption to the same bits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use training::{Recipe, TrainError, Trainer, Watch};
+
+fn goldens() -> Option<PathBuf> {
+    let shared = std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+    let path = Path::new(&shared).join("goldens/train");
+    if !path.exists() {
+        eprintln!("skipped: the goldens in shared/ are not here");
+        return None;
+    }
+    Some(path)
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A folder with the micro checkpoint, its tokenizer and the rows of `train_sft`.
+fn setting(goldens: &Path, model: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("model");
+    fs::create_dir(&to).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(goldens.join("models").join(format!("{model}-policy")).join(file), to.join(file)).unwrap();
+    }
+    fs::copy(goldens.join("models/tokenizer.json"), to.join("tokenizer.json")).unwrap();
+    let rows = json(&goldens.join("data.json"))["train_sft"].clone();
+    let lines: String = rows.as_array().unwrap().iter().map(|r| format!("{r}\n")).collect();
+    fs::write(folder.path().join("train.jsonl"), lines).unwrap();
+    folder
+}
+
+fn recipe(folder: &Path, out: &str, run: &Value, steps: usize) -> Recipe {
+    let c = &run["config"];
+    let number = |key: &str, default: f64| c[key].as_f64().unwrap_or(default);
+    let text = format!(
+        "kind = \"sft\"\nmodel = {:?}\nout = {:?}\n[data]\ntrain = {:?}\nshuffle = false\n[optimizer]\n\
+         learning_rate = {}\nlr_scheduler_type = {}\nwarmup_steps = {}\nweight_decay = {}\nmax_grad_norm = {}\n\
+         adam_beta2 = {}\nbatch_size = {}\ngradient_accumulation_steps = {}\nmax_steps = {steps}\n[save]\nevery = 7\n",
+        folder.join("model"),
+        folder.join(out),
+        folder.join("train.jsonl"),
+        number("learning_rate", 0.0),
+        c["lr_scheduler_type"],
+        number("warmup_steps", 0.0),
+        number("weight_decay", 0.0),
+        number("max_grad_norm", 1.0),
+        number("adam_beta2", 0.999),
+        number("per_device_train_batch_size", 1.0),
+        number("gradient_accumulation_steps", 1.0),
+    );
+    Recipe::parse(&text, &[]).unwrap()
+}
+
+#[derive(Default)]
+struct Lines {
+    lines: Vec<Value>,
+    stop_at: Option<usize>,
+}
+
+impl Watch for Lines {
+    fn step(&mut self, metrics: &Value, _: usize) {
+        self.lines.push(metrics.clone());
+    }
+    fn cancelled(&mut self) -> bool {
+        self.stop_at.is_some_and(|s| self.lines.len() >= s)
+    }
+}
+
+fn close(a: f64, b: f64, tolerance: f64) -> bool {
+    (a - b).abs() <= tolerance * b.abs().max(1e-9)
+}
+
+#[test]
+fn runs_follow_trl_step_by_step() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    for name in ["sft_full", "sft_accum4", "qwen2_sft_full"] {
+        let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == name).unwrap();
+        let folder = setting(&goldens, run["model"].as_str().unwrap());
+        let steps = run["loss"].as_array().unwrap().len();
+        let mut lines = Lines::default();
+        let recipe = recipe(folder.path(), "out", run, steps);
+        let done = Trainer::new(recipe, false, &mut lines).unwrap().run(&mut lines).unwrap();
+        for (i, line) in lines.lines.iter().enumerate() {
+            for (ours, theirs) in [("loss", "loss_f64"), ("grad_norm", "grad_norm_f64"), ("lr", "lr")] {
+                let (a, b) = (line[ours].as_f64().unwrap(), run[theirs][i].as_f64().unwrap());
+                assert!(close(a, b, 1e-4) || (a - b).abs() < 1e-12, "{name} step {i} {ours}: {a} for {b}");
+            }
+        }
+        let tensors =
+            candle_core::safetensors::load(done.join("model.safetensors"), &candle_core::Device::Cpu).unwrap();
+        for (parameter, expected) in run["final"].as_object().unwrap() {
+            let norm = tensors[parameter].sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            assert!(close(f64::from(norm), expected[1].as_f64().unwrap(), 1e-4), "{name} {parameter}");
+        }
+    }
+}
+
+#[test]
+fn learning_rates_are_those_of_transformers() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    let mut checked = 0;
+    for s in runs["schedules"].as_array().unwrap() {
+        let name = s["name"].as_str().unwrap();
+        if !["linear", "cosine", "constant", "constant_with_warmup"].contains(&name)
+            || s["kwargs"].as_object().is_some_and(|k| !k.is_empty())
+        {
+            continue;
+        }
+        let text = format!(
+            "kind = \"sft\"\nmodel = \"m\"\nout = \"o\"\n[data]\ntrain = \"t\"\n[optimizer]\nlearning_rate = {}\n\
+             lr_scheduler_type = {name:?}\nwarmup_steps = {}\nmax_steps = 1\n",
+            s["peak"],
+            s["warmup"].as_f64().unwrap()
+        );
+        let optimizer = Recipe::parse(&text, &[]).unwrap().optimizer;
+        let total = s["steps"].as_u64().unwrap() as usize;
+        for (step, expected) in s["lr"].as_array().unwrap().iter().enumerate() {
+            let got = training::learning_rate(&optimizer, step, total);
+            assert!((got - expected.as_f64().unwrap()).abs() < 1e-12, "{name} step {step}: {got} for {expected}");
+        }
+        checked += 1;
+    }
+    assert!(checked >= 3);
+}
+
+#[test]
+fn resuming_ends_in_the_same_bits_as_never_stopping() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == "sft_full").unwrap();
+    let folder = setting(&goldens, "llama");
+    let whole = recipe(folder.path(), "whole", run, 20);
+    let straight = Trainer::new(whole, false, &mut ()).unwrap().run(&mut ()).unwrap();
+    let broken = recipe(folder.path(), "broken", run, 20);
+    let mut stopping = Lines { stop_at: Some(9), ..Lines::default() };
+    let stopped = Trainer::new(broken.clone(), false, &mut stopping).unwrap().run(&mut stopping);
+    assert!(matches!(stopped, Err(TrainError::Interrupted(9))), "{stopped:?}");
+    // As if it had been killed while a checkpoint was being written.
+    fs::create_dir(folder.path().join("broken/checkpoint-10.partial")).unwrap();
+    let resumed = Trainer::new(broken, true, &mut ()).unwrap().run(&mut ()).unwrap();
+    let bytes = |p: PathBuf| fs::read(p.join("model.safetensors")).unwrap();
+    assert!(bytes(straight) == bytes(resumed));
+    let count = |out: &str| fs::read_to_string(folder.path().join(out).join("metrics.jsonl")).unwrap().lines().count();
+    assert_eq!((count("whole"), count("broken")), (20, 20));
+}
+
+#[test]
+fn two_trainings_do_not_share_a_folder() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == "sft_full").unwrap();
+    let folder = setting(&goldens, "llama");
+    let first = Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()).unwrap();
+    assert!(matches!(
+        Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()),
+        Err(TrainError::Locked(_))
+    ));
+    drop(first);
+    assert!(Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()).is_ok());
+}
+
+#[test]
+fn a_wrong_key_is_refused_with_the_nearest_name() {
+    let text = "kind = \"sft\"\nmodel = \"m\"\nout = \"o\"\n[data]\ntrain = \"t\"\n[optimizer]\nlearning_rte = 1e-3\n";
+    let error = Recipe::parse(text, &[]).unwrap_err().to_string();
+    assert!(error.contains("learning_rate"), "{error}");
+}
