@@ -309,7 +309,7 @@ fn sizes(folder: &Path) -> Result<Sizes, ModelError> {
         kinds: count("type_vocab_size")?,
         eps: config["layer_norm_eps"].as_f64().unwrap_or(1e-12) as f32,
     };
-    if sizes.hidden % sizes.heads != 0 {
+    if !sizes.hidden.is_multiple_of(sizes.heads) {
         return Err(ModelError::invalid(
             &path,
             format!("{} heads cannot share {}", sizes.heads, sizes.hidden),

@@ -160,10 +160,9 @@ impl Tokenizer {
         if self.byte_level {
             return Some(token.chars().filter_map(|c| BYTE_ALPHABET.get(&c).copied()).collect());
         }
-        if let Some(hex) = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>')) {
-            if let Ok(byte) = u8::from_str_radix(hex, 16) {
-                return Some(vec![byte]);
-            }
+        let hex = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+        if let Some(byte) = hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+            return Some(vec![byte]);
         }
         Some(token.replace('▁', " ").into_bytes())
     }

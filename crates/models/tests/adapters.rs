@@ -1,4 +1,5 @@
 //! PEFT adapters merge as PEFT merges them, and only into the model they were made for.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
 

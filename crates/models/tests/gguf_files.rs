@@ -1,4 +1,5 @@
 //! GGUF files: written and read back, damaged, dequantised as the reference does, tokenizers from metadata.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 mod common;
 
@@ -66,6 +67,27 @@ fn a_written_file_reads_back_as_the_same_model() {
         let embedded = Model::from_gguf_bytes("tiny", bytes, &LoadOptions::default()).unwrap();
         assert_eq!((logits(&embedded, &ids), embedded.sha256), (b, back.sha256));
     }
+}
+
+#[test]
+fn a_tokenizer_that_gguf_cannot_name_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = twin(folder.path(), GgmlDType::F32);
+    let mut json = common::tokenizer();
+    json["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = false.into();
+    let tokenizer = models::Tokenizer::from_json(json.to_string().as_bytes()).unwrap();
+    let header = GgufHeader {
+        name: "tiny",
+        config: model.decoder.config(),
+        tokenizer: &tokenizer,
+        chat_template: None,
+        bos: None,
+        eos: None,
+    };
+    let path = folder.path().join("other.gguf");
+    let weights = SafetensorsFolder::open(folder.path()).unwrap();
+    assert!(write(&path, &header, &weights, GgmlDType::F32).unwrap_err().to_string().contains("cannot name"));
+    assert!(!path.exists());
 }
 
 #[test]

@@ -145,7 +145,7 @@ impl Gguf {
         }
         let max_position_embeddings = need("context_length")?;
         let rotary_dim = self.count(&key("rope.dimension_count")).unwrap_or(head_dim);
-        if rotary_dim == 0 || rotary_dim % 2 != 0 || rotary_dim > head_dim {
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
             return Err(ModelError::invalid(
                 &self.path,
                 format!("rotary dimension {rotary_dim} of a head of {head_dim}"),

@@ -175,3 +175,23 @@ fn merges_from_scores(tokens: &[String], scores: &[f64], ids: &HashMap<&str, usi
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
     merges.into_iter().map(|m| m.3).collect()
 }
+
+/// Names in `tokenizer.ggml.pre` that are written, one per kind.
+const WRITTEN: [&str; 7] = ["smollm", "default", "llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o"];
+
+/// The `tokenizer.ggml.pre` of a `tokenizer.json`; `None` if a GGUF file cannot say what it does.
+pub(super) fn kind_of(tokenizer: &serde_json::Value) -> Option<&'static str> {
+    // Through the library and back, so that spelled-out defaults do not count as differences.
+    let plain = |value: &serde_json::Value| {
+        let parsed: tokenizers::PreTokenizerWrapper = serde_json::from_value(value.clone()).ok()?;
+        serde_json::to_value(parsed).ok()
+    };
+    let ours = plain(&tokenizer["pre_tokenizer"])?;
+    WRITTEN.into_iter().find(|kind| {
+        pre_tokenizer(kind).is_some_and(|(pre, ignore_merges, normalizer)| {
+            plain(&pre).as_ref() == Some(&ours)
+                && (tokenizer["model"]["ignore_merges"] == true) == ignore_merges
+                && tokenizer["normalizer"]["type"] == normalizer["type"]
+        })
+    })
+}

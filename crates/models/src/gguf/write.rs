@@ -8,6 +8,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 
 use super::names::gguf_name;
 use super::rotate_halves;
+use super::vocabulary::kind_of;
 use crate::config::{Architecture, DecoderConfig, RopeScaling};
 use crate::error::ModelError;
 use crate::tokenizer::Tokenizer;
@@ -19,7 +20,7 @@ pub struct GgufHeader<'a> {
     pub name: &'a str,
     /// The decoder; llama only.
     pub config: &'a DecoderConfig,
-    /// A byte-level tokenizer of SmolLM's kind.
+    /// A byte-level tokenizer of a kind that GGUF has a name for (SmolLM, GPT-2, Llama 3, Qwen, Tekken, GPT-4o).
     pub tokenizer: &'a Tokenizer,
     /// Source of the chat template.
     pub chat_template: Option<&'a str>,
@@ -46,6 +47,13 @@ pub fn write(
     }
     let tokenizer: serde_json::Value = serde_json::from_str(&header.tokenizer.to_json()?)
         .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
+    let pre = kind_of(&tokenizer).ok_or_else(|| {
+        ModelError::Tokenizer(
+            "it splits text in a way that a GGUF file cannot name; keep the Hugging Face folder".into(),
+        )
+    })?;
+    let bare = header.tokenizer.encode_with_special("")?;
+    let adds_bos = header.bos.is_some() && bare.first() == header.bos.as_ref();
     let strings = |list: Vec<String>| Value::Array(list.into_iter().map(Value::String).collect());
     let merges = tokenizer["model"]["merges"]
         .as_array()
@@ -97,11 +105,11 @@ pub fn write(
         ("llama.rope.dimension_count", u32_of(c.rope.rotary_dim)),
         ("llama.vocab_size", u32_of(c.vocab_size)),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
-        ("tokenizer.ggml.pre", Value::String("smollm".into())),
+        ("tokenizer.ggml.pre", Value::String(pre.into())),
         ("tokenizer.ggml.tokens", strings(tokens)),
         ("tokenizer.ggml.token_type", Value::Array(types)),
         ("tokenizer.ggml.merges", strings(merges)),
-        ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
+        ("tokenizer.ggml.add_bos_token", Value::Bool(adds_bos)),
     ];
     if let Some(id) = header.bos {
         metadata.push(("tokenizer.ggml.bos_token_id", Value::U32(id)));
