@@ -52,9 +52,14 @@ fn ten_greedy_texts_of_64_tokens_are_those_of_transformers() {
             end += next[i].len();
             let logits = model.decoder.logits(&hidden.narrow(0, end - 1, 1).unwrap()).unwrap();
             let logits: Vec<f32> = logits.flatten_all().unwrap().to_vec1().unwrap();
-            let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id as u32).unwrap();
+            let best =
+                logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(id, _)| id as u32).unwrap();
             let gap = gaps[step].as_f64().unwrap();
-            assert!(best == wanted[step] || gap < 1e-3, "row {i} step {step}: {best} is not {}, gap {gap}", wanted[step]);
+            assert!(
+                best == wanted[step] || gap < 1e-3,
+                "row {i} step {step}: {best} is not {}, gap {gap}",
+                wanted[step]
+            );
         }
         next = open.iter().map(|(_, _, wanted, _)| vec![wanted[step]]).collect();
     }
