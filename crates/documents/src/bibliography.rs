@@ -3,7 +3,7 @@
 
 use crate::read::{decode, io_reason};
 use crate::text::collapse;
-use crate::{ReadError, Reference, ReadOptions, latex};
+use crate::{ReadError, ReadOptions, Reference, latex};
 use serde::{Deserialize, Serialize};
 use serde_bibtex::MacroDictionary;
 use serde_bibtex::de::Deserializer;
@@ -96,7 +96,10 @@ pub fn bibliography(path: &Path) -> Result<Bibliography, ReadError> {
         let bytes = std::fs::read(path).map_err(missing)?;
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         if bytes.contains(&0) {
-            return Err(ReadError::NotWhatItSays { path: path.into(), reason: "binary data, not a bibliography".into() });
+            return Err(ReadError::NotWhatItSays {
+                path: path.into(),
+                reason: "binary data, not a bibliography".into(),
+            });
         }
         out.append(parse(&decode(&bytes), &name));
     }
@@ -116,9 +119,10 @@ impl Bibliography {
         for entry in other.entries {
             match self.entries.iter().find(|e| e.key == entry.key) {
                 None => self.entries.push(entry),
-                Some(first) => self
-                    .problems
-                    .push(format!("{}: key `{}` is also at {}; the first is kept", entry.locator, entry.key, first.locator)),
+                Some(first) => self.problems.push(format!(
+                    "{}: key `{}` is also at {}; the first is kept",
+                    entry.locator, entry.key, first.locator
+                )),
             }
         }
     }
@@ -152,11 +156,17 @@ pub(crate) fn parse(text: &str, name: &str) -> Bibliography {
                 if let Some(note) = note {
                     out.problems.push(format!("{locator}: {note}"));
                 }
-                let given = raw.fields.remove("abstract").map(|a| latex::to_text(&a)).filter(|a| !a.is_empty());
+                let given =
+                    raw.fields.remove("abstract").map(|a| latex::to_text(&a)).filter(|a| !a.is_empty());
                 let abstract_text = given.or_else(|| chunk.abstract_line.map(collapse));
-                out.append(Bibliography { entries: vec![build(raw, abstract_text, locator)], problems: Vec::new() });
+                out.append(Bibliography {
+                    entries: vec![build(raw, abstract_text, locator)],
+                    problems: Vec::new(),
+                });
             }
-            Err(reason) => out.problems.push(format!("{locator}: entry `{}` is broken and left out: {reason}", chunk.key)),
+            Err(reason) => out
+                .problems
+                .push(format!("{locator}: entry `{}` is broken and left out: {reason}", chunk.key)),
         }
     }
     out
@@ -188,7 +198,10 @@ fn chunks(text: &str) -> Vec<Chunk<'_>> {
         // An address in a comment line is no entry; entries begin a line or follow another one.
         let before = text[..found].rsplit('\n').next().unwrap_or("");
         let trimmed = before.trim();
-        if kind.is_empty() || !trimmed.is_empty() && !trimmed.ends_with(['}', ')', ',']) || trimmed.starts_with('%') {
+        if kind.is_empty()
+            || !trimmed.is_empty() && !trimmed.ends_with(['}', ')', ','])
+            || trimmed.starts_with('%')
+        {
             continue;
         }
         let limit = next_entry(text, open);
@@ -247,7 +260,12 @@ fn close_of(bytes: &[u8], open: usize, limit: usize, brace: u8) -> (usize, bool)
 }
 
 fn abstract_before(gap: &str) -> Option<&str> {
-    gap.lines().rev().find(|l| !l.trim().is_empty()).and_then(|l| l.trim().strip_prefix("Abstract:")).map(str::trim).filter(|a| !a.is_empty())
+    gap.lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .and_then(|l| l.trim().strip_prefix("Abstract:"))
+        .map(str::trim)
+        .filter(|a| !a.is_empty())
 }
 
 /// One entry, and a note where something had to be mended.
@@ -284,8 +302,17 @@ fn entry(chunk: &Chunk<'_>, strings: &str) -> Result<(RawEntry, Option<String>),
                 return Err(first);
             }
             let defined: String = bare.iter().map(|w| format!("@string{{{w} = {{{w}}}}}\n")).collect();
-            match once(&format!("{defined}{with_strings}")).or_else(|_| once(&format!("{defined}{}", chunk.text))) {
-                Ok(raw) => Ok((raw, Some(format!("entry `{}`: `{}` is not defined and read as a word", chunk.key, bare.join("`, `"))))),
+            match once(&format!("{defined}{with_strings}"))
+                .or_else(|_| once(&format!("{defined}{}", chunk.text)))
+            {
+                Ok(raw) => Ok((
+                    raw,
+                    Some(format!(
+                        "entry `{}`: `{}` is not defined and read as a word",
+                        chunk.key,
+                        bare.join("`, `")
+                    )),
+                )),
                 Err(_) => Err(first),
             }
         }
@@ -299,7 +326,10 @@ fn bare_words(text: &str) -> Vec<String> {
         let value = text[i + 1..].trim_start();
         let word: String = value.chars().take_while(|c| c.is_alphanumeric() || "_-:.".contains(*c)).collect();
         let rest = value[word.len()..].trim_start();
-        if word.chars().next().is_some_and(char::is_alphabetic) && rest.starts_with([',', '}', '#', ')']) && !out.contains(&word) {
+        if word.chars().next().is_some_and(char::is_alphabetic)
+            && rest.starts_with([',', '}', '#', ')'])
+            && !out.contains(&word)
+        {
             out.push(word);
         }
     }
@@ -309,13 +339,19 @@ fn bare_words(text: &str) -> Vec<String> {
 fn build(raw: RawEntry, abstract_text: Option<String>, locator: String) -> BibEntry {
     let plain = |name: &str| raw.fields.get(name).map(|v| latex::to_text(v)).filter(|v| !v.is_empty());
     let year = plain("year").or_else(|| plain("date")).and_then(|y| first_year(&y));
-    let venue = ["journal", "journaltitle", "booktitle", "howpublished", "school", "institution", "publisher"]
-        .iter()
-        .find_map(|f| plain(f))
-        .or_else(|| plain("archiveprefix").or_else(|| plain("eprinttype")));
+    let venue =
+        ["journal", "journaltitle", "booktitle", "howpublished", "school", "institution", "publisher"]
+            .iter()
+            .find_map(|f| plain(f))
+            .or_else(|| plain("archiveprefix").or_else(|| plain("eprinttype")));
     BibEntry {
         title: plain("title"),
-        authors: raw.fields.get("author").or_else(|| raw.fields.get("editor")).map(|a| authors(a)).unwrap_or_default(),
+        authors: raw
+            .fields
+            .get("author")
+            .or_else(|| raw.fields.get("editor"))
+            .map(|a| authors(a))
+            .unwrap_or_default(),
         year,
         venue,
         abstract_text,
@@ -403,19 +439,30 @@ fn balanced(value: &str) -> String {
         }
         escaped = false;
     }
-    if fine && depth == 0 && !escaped { value.to_owned() } else { value.replace(['{', '}'], "").trim_end_matches('\\').to_owned() }
+    if fine && depth == 0 && !escaped {
+        value.to_owned()
+    } else {
+        value.replace(['{', '}'], "").trim_end_matches('\\').to_owned()
+    }
 }
 
 fn from_bibitem(reference: Reference, name: &str) -> BibEntry {
     let key = reference.key.unwrap_or_default();
-    let year = reference.text.split(|c: char| !c.is_ascii_digit()).rfind(|d| d.len() == 4).and_then(first_year);
+    let year =
+        reference.text.split(|c: char| !c.is_ascii_digit()).rfind(|d| d.len() == 4).and_then(first_year);
     let title = reference.title.clone();
     let authors = title
         .as_deref()
         .and_then(|t| reference.text.find(t))
         .map(|i| reference.text[..i].trim_end_matches([' ', '.', ',', '“', '"']).to_owned())
         .filter(|a| !a.is_empty() && a.len() < 400)
-        .map(|a| a.replace(" and ", ", ").split(", ").map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect())
+        .map(|a| {
+            a.replace(" and ", ", ")
+                .split(", ")
+                .map(|n| n.trim().to_owned())
+                .filter(|n| !n.is_empty())
+                .collect()
+        })
         .unwrap_or_default();
     let mut fields = BTreeMap::new();
     if let Some(title) = &title {
@@ -463,7 +510,10 @@ pub(crate) fn biblatex_entries(text: &str) -> Vec<Reference> {
             .collect();
         let title = field("title");
         let mut text = families.join(", ");
-        for piece in [title.clone(), field("journaltitle").or_else(|| field("booktitle")), field("year")].into_iter().flatten() {
+        for piece in [title.clone(), field("journaltitle").or_else(|| field("booktitle")), field("year")]
+            .into_iter()
+            .flatten()
+        {
             if !text.is_empty() {
                 text.push_str(". ");
             }
@@ -535,7 +585,10 @@ Abstract: We propose a thing.
 
     #[test]
     fn bibitems_become_entries() {
-        let b = parse("\\begin{thebibliography}{9}\\bibitem{k} Jane Doe and J. Roe. \\newblock A title. \\newblock Venue, 2003.\\end{thebibliography}", "x.bbl");
+        let b = parse(
+            "\\begin{thebibliography}{9}\\bibitem{k} Jane Doe and J. Roe. \\newblock A title. \\newblock Venue, 2003.\\end{thebibliography}",
+            "x.bbl",
+        );
         assert_eq!(b.entries[0].title.as_deref(), Some("A title"));
         assert_eq!(b.entries[0].year, Some(2003));
         assert_eq!(b.entries[0].authors, ["Jane Doe", "J. Roe"]);

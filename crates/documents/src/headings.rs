@@ -26,7 +26,11 @@ impl Number {
 /// A heading's number as it stood ("3.2", without a dot at the end), its meaning, and the heading without it.
 pub(crate) fn split_number(text: &str) -> Option<(String, Number, &str)> {
     let text = text.trim_start();
-    let rest = text.strip_prefix("Appendix ").or_else(|| text.strip_prefix("APPENDIX ")).or_else(|| text.strip_prefix("§")).unwrap_or(text);
+    let rest = text
+        .strip_prefix("Appendix ")
+        .or_else(|| text.strip_prefix("APPENDIX "))
+        .or_else(|| text.strip_prefix("§"))
+        .unwrap_or(text);
     let prefixed = rest.len() != text.len();
     let end = rest.find(|c: char| c.is_whitespace() || c == ':' || c == '—').unwrap_or(rest.len());
     let token = &rest[..end];
@@ -120,29 +124,108 @@ pub(crate) fn role(heading: &str) -> Option<Role> {
         .split_whitespace()
         .collect::<Vec<_>>()
         .join(" ");
-    let thanks = ["acknowledg", "funding", "author contribution", "authors contribution", "contributions of authors", "conflict of interest", "conflicts of interest", "competing interest", "declaration of interest", "declaration of competing", "disclosure of funding", "about the author", "biograph", "credit author"];
+    let thanks = [
+        "acknowledg",
+        "funding",
+        "author contribution",
+        "authors contribution",
+        "contributions of authors",
+        "conflict of interest",
+        "conflicts of interest",
+        "competing interest",
+        "declaration of interest",
+        "declaration of competing",
+        "disclosure of funding",
+        "about the author",
+        "biograph",
+        "credit author",
+    ];
     if thanks.iter().any(|t| plain.starts_with(t)) && plain.split(' ').count() <= 8 {
         return Some(Role::Thanks);
     }
     Some(match plain.as_str() {
         "abstract" | "summary" | "zusammenfassung" | "a b s t r a c t" => Role::Abstract,
-        "references" | "reference" | "bibliography" | "literature cited" | "literature" | "references and notes"
-        | "works cited" | "literatur" | "cited literature" | "references cited" => Role::References,
-        "appendix" | "appendices" | "supplementary material" | "supplementary materials" | "supplemental material"
-        | "supplementary information" | "supplement" | "technical appendix" | "online appendix" | "supporting information" => {
-            Role::Appendix
-        }
-        "keywords" | "index terms" | "key words" | "keywords and phrases" | "ccs concepts" | "general terms" | "categories and subject descriptors" => Role::Keywords,
-        "introduction" | "background" | "related work" | "related works" | "preliminaries" | "method" | "methods"
-        | "methodology" | "approach" | "model" | "experiments" | "experiment" | "experimental setup"
-        | "experimental results" | "results" | "results and discussion" | "evaluation" | "analysis" | "discussion"
-        | "discussions" | "conclusion" | "conclusions" | "conclusion and future work" | "conclusions and future work"
-        | "limitations" | "limitation" | "ethics statement" | "ethical considerations" | "broader impact"
-        | "broader impact statement" | "impact statement" | "reproducibility statement" | "future work"
-        | "materials and methods" | "data" | "dataset" | "datasets" | "setup" | "implementation" | "motivation"
-        | "overview" | "problem statement" | "problem formulation" | "data availability" | "code availability"
-        | "concluding remarks" | "discussion and conclusion" | "introduction and related work" | "ethics"
-        | "summary and conclusion" | "summary and conclusions" | "notation" | "ablation studies" | "ablation study" => Role::Usual,
+        "references"
+        | "reference"
+        | "bibliography"
+        | "literature cited"
+        | "literature"
+        | "references and notes"
+        | "works cited"
+        | "literatur"
+        | "cited literature"
+        | "references cited" => Role::References,
+        "appendix"
+        | "appendices"
+        | "supplementary material"
+        | "supplementary materials"
+        | "supplemental material"
+        | "supplementary information"
+        | "supplement"
+        | "technical appendix"
+        | "online appendix"
+        | "supporting information" => Role::Appendix,
+        "keywords"
+        | "index terms"
+        | "key words"
+        | "keywords and phrases"
+        | "ccs concepts"
+        | "general terms"
+        | "categories and subject descriptors" => Role::Keywords,
+        "introduction"
+        | "background"
+        | "related work"
+        | "related works"
+        | "preliminaries"
+        | "method"
+        | "methods"
+        | "methodology"
+        | "approach"
+        | "model"
+        | "experiments"
+        | "experiment"
+        | "experimental setup"
+        | "experimental results"
+        | "results"
+        | "results and discussion"
+        | "evaluation"
+        | "analysis"
+        | "discussion"
+        | "discussions"
+        | "conclusion"
+        | "conclusions"
+        | "conclusion and future work"
+        | "conclusions and future work"
+        | "limitations"
+        | "limitation"
+        | "ethics statement"
+        | "ethical considerations"
+        | "broader impact"
+        | "broader impact statement"
+        | "impact statement"
+        | "reproducibility statement"
+        | "future work"
+        | "materials and methods"
+        | "data"
+        | "dataset"
+        | "datasets"
+        | "setup"
+        | "implementation"
+        | "motivation"
+        | "overview"
+        | "problem statement"
+        | "problem formulation"
+        | "data availability"
+        | "code availability"
+        | "concluding remarks"
+        | "discussion and conclusion"
+        | "introduction and related work"
+        | "ethics"
+        | "summary and conclusion"
+        | "summary and conclusions"
+        | "notation"
+        | "ablation studies"
+        | "ablation study" => Role::Usual,
         _ => return None,
     })
 }
@@ -151,7 +234,9 @@ pub(crate) fn role(heading: &str) -> Option<Role> {
 pub(crate) fn opens_appendix(heading: &str) -> bool {
     let plain = heading.trim().to_lowercase();
     role(heading) == Some(Role::Appendix)
-        || ["appendix", "supplementary material", "supplemental material", "appendices"].iter().any(|p| plain.starts_with(p))
+        || ["appendix", "supplementary material", "supplemental material", "appendices"]
+            .iter()
+            .any(|p| plain.starts_with(p))
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ static PATTERNS: LazyLock<RegexSet> = LazyLock::new(|| {
     .expect("constant patterns compile")
 });
 
+/// True if a text speaks to a model.
+pub(crate) fn addresses_a_model(text: &str) -> bool {
+    PATTERNS.is_match(text)
+}
+
 /// At most this many findings of a document; a paper about prompt injection quotes many.
 const MOST: usize = 10;
 

@@ -73,7 +73,9 @@ pub fn read_isolated(path: &Path, limits: &Limits) -> Result<Document, ReadError
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|e| failed("started", e))?;
-    let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
         return Err(failed("reached", std::io::Error::other("no pipe")));
     };
     let (task, parts) = pack(input, limits);
@@ -97,7 +99,10 @@ pub fn read_isolated(path: &Path, limits: &Limits) -> Result<Document, ReadError
     let Some(status) = status else {
         return Err(ReadError::Limit {
             path: path.into(),
-            reason: format!("not read within {} s (wall clock); the reader was stopped", limits.wall.as_secs_f32()),
+            reason: format!(
+                "not read within {} s (wall clock); the reader was stopped",
+                limits.wall.as_secs_f32()
+            ),
         });
     };
     outcome(path, status, &output, &errors, limits)
@@ -106,9 +111,10 @@ pub fn read_isolated(path: &Path, limits: &Limits) -> Result<Document, ReadError
 fn pack(input: Input, limits: &Limits) -> (Task, Vec<Vec<u8>>) {
     let (files, parts) = match input.content {
         Content::File(bytes) => (None, vec![bytes]),
-        Content::Folder(files) => {
-            (Some(files.iter().map(|(n, b)| (n.clone(), b.len())).collect()), files.into_iter().map(|f| f.1).collect())
-        }
+        Content::Folder(files) => (
+            Some(files.iter().map(|(n, b)| (n.clone(), b.len())).collect()),
+            files.into_iter().map(|f| f.1).collect(),
+        ),
     };
     let task = Task {
         path: input.path,
@@ -148,18 +154,32 @@ fn wait(child: &mut Child, wall: Duration) -> Option<ExitStatus> {
     }
 }
 
-fn outcome(path: &Path, status: ExitStatus, output: &[u8], errors: &str, limits: &Limits) -> Result<Document, ReadError> {
+fn outcome(
+    path: &Path,
+    status: ExitStatus,
+    output: &[u8],
+    errors: &str,
+    limits: &Limits,
+) -> Result<Document, ReadError> {
     if status.success() {
         return match serde_json::from_slice::<Result<Document, ReadError>>(output) {
             Ok(result) => result,
-            Err(e) => Err(ReadError::Damaged { path: path.into(), reason: format!("the reader gave no document ({e})") }),
+            Err(e) => Err(ReadError::Damaged {
+                path: path.into(),
+                reason: format!("the reader gave no document ({e})"),
+            }),
         };
     }
     let last = errors.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("").trim().to_owned();
-    let memory = errors.contains("memory allocation") || errors.contains("out of memory") || errors.contains("capacity overflow");
+    let memory = errors.contains("memory allocation")
+        || errors.contains("out of memory")
+        || errors.contains("capacity overflow");
     let limit = |reason: String| Err(ReadError::Limit { path: path.into(), reason });
     if errors.contains("overflowed its stack") {
-        return Err(ReadError::Damaged { path: path.into(), reason: "its objects are nested too deeply to be read".into() });
+        return Err(ReadError::Damaged {
+            path: path.into(),
+            reason: "its objects are nested too deeply to be read".into(),
+        });
     }
     if memory {
         return limit(format!("reading it takes more than {} MiB of memory", limits.memory >> 20));
@@ -266,7 +286,8 @@ mod confine {
 
     /// System calls that a reader of bytes never makes: opening files, sockets, programs, processes.
     #[cfg(target_arch = "x86_64")]
-    const REFUSED: &[i64] = &[2, 41, 42, 49, 50, 56, 57, 58, 59, 62, 82, 83, 85, 87, 101, 257, 322, 425, 435, 437];
+    const REFUSED: &[i64] =
+        &[2, 41, 42, 49, 50, 56, 57, 58, 59, 62, 82, 83, 85, 87, 101, 257, 322, 425, 435, 437];
     #[cfg(target_arch = "aarch64")]
     const REFUSED: &[i64] = &[34, 35, 38, 56, 117, 129, 198, 200, 201, 203, 220, 221, 281, 425, 435, 437];
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -276,9 +297,14 @@ mod confine {
         if REFUSED.is_empty() {
             return Ok(());
         }
-        let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> = REFUSED.iter().map(|n| (*n, Vec::new())).collect();
-        let filter =
-            SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), std::env::consts::ARCH.try_into()?)?;
+        let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+            REFUSED.iter().map(|n| (*n, Vec::new())).collect();
+        let filter = SeccompFilter::new(
+            rules,
+            SeccompAction::Allow,
+            SeccompAction::Errno(1),
+            std::env::consts::ARCH.try_into()?,
+        )?;
         let program: seccompiler::BpfProgram = filter.try_into()?;
         seccompiler::apply_filter(&program)?;
         Ok(())

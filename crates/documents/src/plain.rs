@@ -24,8 +24,12 @@ pub(crate) fn read_text(text: &str, markdown: bool, sha256: String) -> Document 
     // A title: the first heading, or a first short block that more text follows.
     let several = blocks.len() > 1;
     let first = blocks.next_if(|b| match b {
-        Block::Heading { level, text, role, .. } => *level == 1 && role.is_none() && (bare_letter(text) || split_number(text).is_none()),
-        Block::Text(t) => several && t.lines().count() <= 3 && word_count(t) <= 30 && !t.trim_end().ends_with('.'),
+        Block::Heading { level, text, role, .. } => {
+            *level == 1 && role.is_none() && (bare_letter(text) || split_number(text).is_none())
+        }
+        Block::Text(t) => {
+            several && t.lines().count() <= 3 && word_count(t) <= 30 && !t.trim_end().ends_with('.')
+        }
     });
     if let Some(Block::Heading { text, .. } | Block::Text(text)) = first {
         document.title = Some(collapse(&text));
@@ -162,7 +166,12 @@ fn heading(text: &str, level: u8) -> Block {
         Some((label, _, rest)) if !rest.is_empty() && !bare_letter(text) => {
             Block::Heading { level, number: Some(label), text: rest.to_owned(), role: role(rest) }
         }
-        _ => Block::Heading { level, number: None, text: text.to_owned(), role: role(text.trim_end_matches(':')) },
+        _ => Block::Heading {
+            level,
+            number: None,
+            text: text.to_owned(),
+            role: role(text.trim_end_matches(':')),
+        },
     }
 }
 
@@ -206,7 +215,8 @@ fn entries(blocks: &[String]) -> Vec<Reference> {
             // Several labelled entries in one paragraph.
             let mut rest = block.as_str();
             while let Some(at) = rest[1.min(rest.len())..].find(" [").map(|i| i + 1)
-                && references::split_label(&rest[at..]).is_some_and(|(l, _)| l.bytes().all(|b| b.is_ascii_digit()))
+                && references::split_label(&rest[at..])
+                    .is_some_and(|(l, _)| l.bytes().all(|b| b.is_ascii_digit()))
                 && rest.starts_with('[')
             {
                 out.push(references::entry(&rest[..at]));
@@ -229,7 +239,8 @@ mod tests {
         assert_eq!(d.title.as_deref(), Some("A Study of Things"));
         assert_eq!(d.front_matter.as_deref(), Some("Jane Doe"));
         assert_eq!(d.abstract_text.as_deref(), Some("We study things."));
-        let heads: Vec<_> = d.sections.iter().map(|s| (s.level, s.number.as_deref(), s.heading.as_str())).collect();
+        let heads: Vec<_> =
+            d.sections.iter().map(|s| (s.level, s.number.as_deref(), s.heading.as_str())).collect();
         assert_eq!(heads, [(1, Some("1"), "Introduction"), (2, Some("1.1"), "Detail")]);
         assert_eq!(d.sections[0].text, "Things are everywhere.");
         assert_eq!(d.references.len(), 2);
@@ -241,6 +252,9 @@ mod tests {
         let d = read_text(text, false, String::new());
         assert_eq!(d.title.as_deref(), Some("A Study of Things"));
         assert_eq!(d.abstract_text.as_deref(), Some("We study."));
-        assert_eq!(d.sections.iter().map(|s| s.heading.as_str()).collect::<Vec<_>>(), ["Introduction", "Results"]);
+        assert_eq!(
+            d.sections.iter().map(|s| s.heading.as_str()).collect::<Vec<_>>(),
+            ["Introduction", "Results"]
+        );
     }
 }

@@ -6,8 +6,13 @@ use unicode_normalization::UnicodeNormalization;
 /// Finds `quote` in the document. White space, case, ligatures, hyphens, quotation marks and other signs do not matter;
 /// an ellipsis stands for anything within the same section. `None` if it is not there, or too short to be told apart.
 pub fn find_quote(document: &Document, quote: &str) -> Option<Anchor> {
-    let pieces: Vec<String> =
-        quote.replace("[...]", "…").replace("...", "…").split('…').map(fold).filter(|p| !p.is_empty()).collect();
+    let pieces: Vec<String> = quote
+        .replace("[...]", "…")
+        .replace("...", "…")
+        .split('…')
+        .map(fold)
+        .filter(|p| !p.is_empty())
+        .collect();
     if pieces.iter().map(|p| p.chars().count()).max()? < 6 {
         return None;
     }
@@ -34,7 +39,11 @@ pub fn find_quote(document: &Document, quote: &str) -> Option<Anchor> {
             return anchor(&table.caption, table.page);
         }
     }
-    document.references.iter().any(|r| holds(&r.text, &pieces)).then(|| Anchor { section: "References".into(), page: None })
+    document
+        .references
+        .iter()
+        .any(|r| holds(&r.text, &pieces))
+        .then(|| Anchor { section: "References".into(), page: None })
 }
 
 fn holds(text: &str, pieces: &[String]) -> bool {

@@ -73,14 +73,18 @@ pub(crate) fn gather(path: &Path, options: &ReadOptions) -> Result<Input, ReadEr
 
 fn mentions_files(bytes: &[u8]) -> bool {
     let text = String::from_utf8_lossy(bytes);
-    ["\\input", "\\include", "\\bibliography", "\\addbibresource", "\\subfile", "\\import"].iter().any(|c| text.contains(c))
+    ["\\input", "\\include", "\\bibliography", "\\addbibresource", "\\subfile", "\\import"]
+        .iter()
+        .any(|c| text.contains(c))
 }
 
 pub(crate) fn read_input(input: Input, options: &ReadOptions) -> Result<Document, ReadError> {
     let path = input.path.as_path();
     let mut document = match input.content {
         Content::Folder(files) => {
-            let main = has_extension(path, &["tex", "ltx", "latex"]).then(|| files.first().map(|f| f.0.clone())).flatten();
+            let main = has_extension(path, &["tex", "ltx", "latex"])
+                .then(|| files.first().map(|f| f.0.clone()))
+                .flatten();
             let mut hasher = Sha256::new();
             for (name, bytes) in &files {
                 hasher.update(name.as_bytes());
@@ -119,15 +123,19 @@ fn read_bytes(bytes: Vec<u8>, path: &Path, options: &ReadOptions) -> Result<Docu
         return Err(ReadError::NotWhatItSays { path: path.into(), reason: describe(head, "text") });
     }
     let text = decode(&bytes);
-    let latex_like = ["\\documentclass", "\\documentstyle", "\\begin{document}"].iter().any(|m| text.contains(m))
-        || text.contains("\\section{") && !has_extension(path, &["md", "markdown"]);
+    let latex_like =
+        ["\\documentclass", "\\documentstyle", "\\begin{document}"].iter().any(|m| text.contains(m))
+            || text.contains("\\section{") && !has_extension(path, &["md", "markdown"]);
     if has_extension(path, &["tex", "ltx", "latex"]) || latex_like {
         let name = path.file_name().map_or_else(|| "main.tex".into(), |n| n.to_string_lossy().into_owned());
         return latex::read_files(vec![(name.clone(), bytes)], Some(name), sha256, path, options);
     }
     let start = text.trim_start().get(..200).unwrap_or(&text).to_lowercase();
     if start.starts_with("<!doctype html") || start.starts_with("<html") {
-        return Err(ReadError::NotWhatItSays { path: path.into(), reason: "it is a web page, not a paper".into() });
+        return Err(ReadError::NotWhatItSays {
+            path: path.into(),
+            reason: "it is a web page, not a paper".into(),
+        });
     }
     Ok(plain::read_text(&text, has_extension(path, &["md", "markdown"]), sha256))
 }
@@ -144,7 +152,7 @@ fn describe(head: &[u8], wanted: &str) -> String {
         "a gzip archive"
     } else if head.starts_with(b"\x89PNG") || head.starts_with(&[0xff, 0xd8]) {
         "an image"
-    } else if head.iter().any(|b| *b == 0) {
+    } else if head.contains(&0) {
         "binary data"
     } else {
         "something else"
@@ -199,7 +207,13 @@ pub(crate) fn hex(digest: &[u8]) -> String {
 }
 
 pub(crate) fn note(reason: &str, text: impl Into<String>) -> Finding {
-    Finding { severity: Severity::Note, reason: reason.to_owned(), page: None, bounds: None, text: text.into() }
+    Finding {
+        severity: Severity::Note,
+        reason: reason.to_owned(),
+        page: None,
+        bounds: None,
+        text: text.into(),
+    }
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

@@ -10,7 +10,8 @@ pub(crate) fn split_label(line: &str) -> Option<(String, &str)> {
         let (label, rest) = rest.split_once(']')?;
         let label = label.trim();
         let short = !label.is_empty() && label.chars().count() <= 40;
-        return (short && label.chars().any(char::is_alphanumeric)).then(|| (label.to_owned(), rest.trim_start()));
+        return (short && label.chars().any(char::is_alphanumeric))
+            .then(|| (label.to_owned(), rest.trim_start()));
     }
     let digits = line.bytes().take_while(u8::is_ascii_digit).count();
     if (1..=3).contains(&digits) {
@@ -43,7 +44,8 @@ pub(crate) fn title_of(entry: &str) -> Option<String> {
         }
     }
     let sentences = sentences(entry);
-    let good = |s: &str| s.split_whitespace().count() >= 2 && s.chars().filter(|c| c.is_alphabetic()).count() >= 8;
+    let good =
+        |s: &str| s.split_whitespace().count() >= 2 && s.chars().filter(|c| c.is_alphabetic()).count() >= 8;
     // "Authors. 2019. Title. Venue" and "Authors (2019). Title. Venue".
     for (i, sentence) in sentences.iter().enumerate().take(4) {
         if ends_in_year(sentence)
@@ -56,7 +58,7 @@ pub(crate) fn title_of(entry: &str) -> Option<String> {
     // "Authors. Title. Venue, year." and "Authors: Title. Venue (year)".
     let first = sentences.first()?;
     if let Some((authors, title)) = first.split_once(": ")
-        && authors.contains(|c: char| c == ',' || c == '.')
+        && authors.contains([',', '.'])
         && good(title)
     {
         return Some(clean_title(title));
@@ -72,7 +74,9 @@ fn ends_in_year(sentence: &str) -> bool {
     let t = sentence.trim_end_matches(|c: char| c == '.' || c == ')' || c == ',' || c.is_whitespace());
     let t = t.strip_suffix(|c: char| c.is_ascii_lowercase()).unwrap_or(t);
     let year = t.get(t.len().saturating_sub(4)..).unwrap_or("");
-    year.len() == 4 && (year.starts_with("19") || year.starts_with("20")) && year.bytes().all(|b| b.is_ascii_digit())
+    year.len() == 4
+        && (year.starts_with("19") || year.starts_with("20"))
+        && year.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Sentences by full stops that do not stand behind an initial or a known abbreviation.
@@ -88,11 +92,18 @@ fn sentences(text: &str) -> Vec<&str> {
         let letters: Vec<char> = word.chars().collect();
         let initial = c == '.'
             && (letters.len() == 1 && letters[0].is_uppercase()
-                || letters.len() <= 4 && letters.contains(&'-') && letters.iter().all(|c| c.is_uppercase() || *c == '-')
+                || letters.len() <= 4
+                    && letters.contains(&'-')
+                    && letters.iter().all(|c| c.is_uppercase() || *c == '-')
                 || word.contains('.') && letters.len() <= 5
-                || ["al", "Jr", "Sr", "et", "eds", "ed", "vol", "no", "pp", "St", "vs", "Proc", "Int", "Conf", "Trans"].contains(&word) && {
-                    !(word == "al" && text[i + 1..].trim_start().starts_with(|c: char| c.is_uppercase()))
-                });
+                || [
+                    "al", "Jr", "Sr", "et", "eds", "ed", "vol", "no", "pp", "St", "vs", "Proc", "Int",
+                    "Conf", "Trans",
+                ]
+                .contains(&word)
+                    && {
+                        !(word == "al" && text[i + 1..].trim_start().starts_with(|c: char| c.is_uppercase()))
+                    });
         if !initial {
             let sentence = text[start..=i].trim();
             if !sentence.is_empty() {

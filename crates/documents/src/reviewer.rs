@@ -46,10 +46,12 @@ const SHORTENED: &str = "[The rest of this section was left out for lack of room
 /// its end in the same proportion; each of these is named in `cut`.
 pub fn reviewer_text(document: &Document, budget: &TextBudget<'_>) -> ReviewerText {
     let document = scrub(document);
-    let (body, appendix): (Vec<&Section>, Vec<&Section>) = document.sections.iter().partition(|s| !s.appendix);
+    let (body, appendix): (Vec<&Section>, Vec<&Section>) =
+        document.sections.iter().partition(|s| !s.appendix);
     let head = head(&document);
     let references = if budget.references { references(&document) } else { String::new() };
-    let appendix_text: String = if budget.appendix { appendix.iter().map(|s| whole(s)).collect() } else { String::new() };
+    let appendix_text: String =
+        if budget.appendix { appendix.iter().map(|s| whole(s)).collect() } else { String::new() };
     let body_text: String = body.iter().map(|s| whole(s)).collect();
     let full = format!("{head}{body_text}{references}{appendix_text}");
     let tokens_wanted = (budget.count)(&full);
@@ -111,12 +113,22 @@ pub fn reviewer_text(document: &Document, budget: &TextBudget<'_>) -> ReviewerTe
         cut.push("all sections, and the end of the abstract where it did not fit".to_owned());
     } else {
         let shorter = kept.iter().filter(|k| k.kept < 1.0).count();
-        cut.push(format!("the ends of {shorter} of {} sections (about {:.0} % of the body is kept)", kept.len(), 100.0 * share));
+        cut.push(format!(
+            "the ends of {shorter} of {} sections (about {:.0} % of the body is kept)",
+            kept.len(),
+            100.0 * share
+        ));
     }
     finish(text, tokens, tokens_wanted, cut, kept)
 }
 
-fn finish(text: String, tokens: usize, tokens_wanted: usize, cut: Vec<String>, sections: Vec<KeptSection>) -> ReviewerText {
+fn finish(
+    text: String,
+    tokens: usize,
+    tokens_wanted: usize,
+    cut: Vec<String>,
+    sections: Vec<KeptSection>,
+) -> ReviewerText {
     ReviewerText { text: text.trim_end().to_owned(), tokens, tokens_wanted, cut, sections }
 }
 
@@ -222,7 +234,11 @@ mod tests {
                 section("Acknowledgements", "We thank Bob.".into(), false),
                 section("Proofs", long.trim().to_owned(), true),
             ],
-            references: vec![Reference { key: Some("1".into()), text: "A. Author. Title.".into(), title: None }],
+            references: vec![Reference {
+                key: Some("1".into()),
+                text: "A. Author. Title.".into(),
+                title: None,
+            }],
             tables: Vec::new(),
             pages: Some(1),
             findings: Vec::new(),

@@ -14,8 +14,9 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a constant pattern compiles")
 }
 
-static EMAIL: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"(?i)(?:\{[^{}@]{1,200}\}|\b[a-z0-9][\w.+-]*)\s?@\s?[a-z0-9-]+(?:\.[a-z0-9-]+)+"));
+static EMAIL: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(r"(?i)(?:\{[^{}@]{1,200}\}|\b[a-z0-9][\w.+-]*)\s?@\s?[a-z0-9-]+(?:\.[a-z0-9-]+)+")
+});
 
 static URL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
@@ -42,7 +43,9 @@ static NOTE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 static AFFILIATION: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"(?i)\b(?:university|universität|université|universidad|institute?|department|dept\.|school of|college|laborator(?:y|ies)|faculty of|research (?:center|centre|lab)|inc\.|ltd\.|gmbh)\b")
+    pattern(
+        r"(?i)\b(?:university|universität|université|universidad|institute?|department|dept\.|school of|college|laborator(?:y|ies)|faculty of|research (?:center|centre|lab)|inc\.|ltd\.|gmbh)\b",
+    )
 });
 
 static THANKS: LazyLock<Regex> = LazyLock::new(|| {
@@ -56,26 +59,33 @@ static THANKS: LazyLock<Regex> = LazyLock::new(|| {
 /// True for a note that belongs to the title page: addresses, venue lines, contribution marks.
 pub(crate) fn is_front_note(text: &str) -> bool {
     (word_count(text) <= 120) && (EMAIL.is_match(text) || NOTE.is_match(text))
-        || word_count(text) <= 40 && AFFILIATION.find_iter(text).count() >= 1 && !text.trim_end().ends_with('.')
+        || word_count(text) <= 40
+            && AFFILIATION.find_iter(text).count() >= 1
+            && !text.trim_end().ends_with('.')
         || word_count(text) <= 60 && THANKS.is_match(text)
 }
 
 /// True for a block of names and affiliations.
 pub(crate) fn names_people(text: &str) -> bool {
-    EMAIL.is_match(text) || AFFILIATION.find_iter(text).count() >= 2 || NOTE.is_match(text) && word_count(text) < 80
+    EMAIL.is_match(text)
+        || AFFILIATION.find_iter(text).count() >= 2
+        || NOTE.is_match(text) && word_count(text) < 80
 }
 
 /// The document without what tells who wrote it, where it appeared and where its code lies.
 ///
 /// Removed: front matter; sections of thanks, funding, contributions, interests; paragraphs with e-mail addresses, venue
 /// lines, notes on equal contribution or anonymity. Addresses of web pages become `[URL]`. Running it twice changes
-/// nothing more. References and findings stay as they are.
+/// nothing more. Findings stay as they are.
 pub fn scrub(document: &Document) -> Document {
     let mut out = document.clone();
     out.front_matter = None;
     out.title = document.title.as_deref().map(clean_inline);
     out.abstract_text = document.abstract_text.as_deref().and_then(clean_text);
     out.sections = scrub_sections(&document.sections);
+    for reference in &mut out.references {
+        reference.text = clean_inline(&reference.text);
+    }
     out.tables = document
         .tables
         .iter()
@@ -133,7 +143,8 @@ fn is_note(paragraph: &str) -> bool {
         return true;
     }
     // A long paragraph that mentions a proceedings volume is an argument, a short one is a venue line.
-    words <= 45 && NOTE.find(bare).is_some_and(|m| m.start() <= 24) || words <= 60 && EMAIL.is_match(paragraph)
+    words <= 45 && NOTE.find(bare).is_some_and(|m| m.start() <= 24)
+        || words <= 60 && EMAIL.is_match(paragraph)
 }
 
 /// Addresses replaced, control characters gone.
@@ -170,7 +181,10 @@ mod tests {
 
     #[test]
     fn addresses_become_marks_and_the_sentence_stays() {
-        assert_eq!(clean_inline("Code: https://github.com/a/b. More at www.x.org, too."), "Code: [URL]. More at [URL], too.");
+        assert_eq!(
+            clean_inline("Code: https://github.com/a/b. More at www.x.org, too."),
+            "Code: [URL]. More at [URL], too."
+        );
         assert_eq!(clean_inline("see github.com/a/b) and the rest"), "see [URL]) and the rest");
         let once = clean_inline("mail a.b@c.org now");
         assert_eq!(clean_inline(&once), once);
@@ -181,6 +195,8 @@ mod tests {
         assert!(is_note("Acknowledgments. We thank A. B. for help."));
         assert!(is_note("Footnote: This work was supported by the Example Foundation under grant 1."));
         assert!(!is_note("Our method is supported by a large body of evidence that spans many tasks."));
-        assert!(!is_note("The proceedings of the workshop were used as a corpus; we split it into sentences and tag each of them by hand. We then train on half of it, and keep the other half for testing, which gives us forty thousand examples in all, more than any earlier corpus had."));
+        assert!(!is_note(
+            "The proceedings of the workshop were used as a corpus; we split it into sentences and tag each of them by hand. We then train on half of it, and keep the other half for testing, which gives us forty thousand examples in all, more than any earlier corpus had."
+        ));
     }
 }

@@ -11,7 +11,9 @@ use unicode_normalization::char::is_combining_mark;
 pub(crate) fn push_folded(out: &mut String, c: char) {
     match c {
         ' '..='~' => out.push(c),
-        '\t' | '\n' | '\r' | '\u{a0}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}' => out.push(' '),
+        '\t' | '\n' | '\r' | '\u{a0}' | '\u{2000}'..='\u{200a}' | '\u{202f}' | '\u{205f}' | '\u{3000}' => {
+            out.push(' ')
+        }
         '\u{2}' | '\u{ad}' | '\u{fffe}' => out.push('\u{ad}'),
         '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {}
         '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}' => {}
@@ -84,7 +86,9 @@ pub(crate) fn has_word(text: &str, length: usize) -> bool {
 
 /// Number of words with at least two letters.
 pub(crate) fn word_count(text: &str) -> usize {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|w| w.chars().filter(|c| c.is_alphabetic()).count() >= 2).count()
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|w| w.chars().filter(|c| c.is_alphabetic()).count() >= 2)
+        .count()
 }
 
 /// The words of a document, which decide whether a hyphen at a line end belongs to the word.
@@ -118,10 +122,12 @@ impl Vocabulary {
     pub(crate) fn join(&self, left: &mut String, right: &str) {
         let soft = left.ends_with('\u{ad}');
         let stem_end = left.trim_end_matches(['-', '\u{ad}']).len();
-        let head_start = left[..stem_end].rfind(|c: char| c.is_whitespace() || "([/“\"—–".contains(c)).map_or(0, |i| {
-            i + left[i..].chars().next().map_or(1, char::len_utf8)
-        });
-        let capitals = |t: &str| t.chars().filter(|c| c.is_alphabetic()).count() >= 2 && t.chars().all(|c| !c.is_lowercase());
+        let head_start = left[..stem_end]
+            .rfind(|c: char| c.is_whitespace() || "([/“\"—–".contains(c))
+            .map_or(0, |i| i + left[i..].chars().next().map_or(1, char::len_utf8));
+        let capitals = |t: &str| {
+            t.chars().filter(|c| c.is_alphabetic()).count() >= 2 && t.chars().all(|c| !c.is_lowercase())
+        };
         let shouted = capitals(&left[head_start..stem_end])
             && capitals(&right.chars().take_while(|c| c.is_alphabetic()).collect::<String>());
         let head = left[head_start..stem_end].to_lowercase();
@@ -152,7 +158,9 @@ impl Vocabulary {
         if self.words.contains(&format!("{last}{first}")) {
             return false;
         }
-        if self.compounds.contains(&format!("{head}-{tail}")) || self.compounds.contains(&format!("{last}-{first}")) {
+        if self.compounds.contains(&format!("{head}-{tail}"))
+            || self.compounds.contains(&format!("{last}-{first}"))
+        {
             return true;
         }
         if head.contains('-') || tail.contains('-') {
@@ -174,22 +182,52 @@ impl Vocabulary {
 
 /// Words that begin compounds, and words that end them.
 const HEADS: [&str; 40] = [
-    "well", "self", "cross", "low", "high", "fine", "long", "short", "real", "full", "half", "soft", "hard", "two", "three",
-    "four", "five", "first", "second", "large", "small", "open", "closed", "best", "worst", "zero", "one", "few", "human",
-    "grid", "ground", "deep", "near", "semi", "non", "multi", "single", "state", "end", "data",
+    "well", "self", "cross", "low", "high", "fine", "long", "short", "real", "full", "half", "soft", "hard",
+    "two", "three", "four", "five", "first", "second", "large", "small", "open", "closed", "best", "worst",
+    "zero", "one", "few", "human", "grid", "ground", "deep", "near", "semi", "non", "multi", "single",
+    "state", "end", "data",
 ];
 const TAILS: [&str; 32] = [
-    "based", "aware", "specific", "driven", "dependent", "independent", "level", "scale", "shot", "free", "trained",
-    "tuned", "tuning", "layer", "dimensional", "searched", "like", "quality", "order", "rank", "step", "time", "known",
-    "wise", "sized", "world", "invariant", "agnostic", "parametric", "supervised", "attention", "grained",
+    "based",
+    "aware",
+    "specific",
+    "driven",
+    "dependent",
+    "independent",
+    "level",
+    "scale",
+    "shot",
+    "free",
+    "trained",
+    "tuned",
+    "tuning",
+    "layer",
+    "dimensional",
+    "searched",
+    "like",
+    "quality",
+    "order",
+    "rank",
+    "step",
+    "time",
+    "known",
+    "wise",
+    "sized",
+    "world",
+    "invariant",
+    "agnostic",
+    "parametric",
+    "supervised",
+    "attention",
+    "grained",
 ];
 
 /// Word parts that also occur as words, so that their presence proves nothing.
 fn is_fragment(word: &str) -> bool {
     const FRAGMENTS: [&str; 40] = [
-        "per", "con", "pro", "pre", "com", "dis", "mis", "sub", "sup", "tion", "ing", "ment", "able", "form", "der",
-        "ter", "ment", "age", "ate", "ever", "other", "out", "over", "under", "rep", "res", "ver", "den", "gen", "the",
-        "for", "and", "all", "art", "act", "ions", "ally", "ness", "ties", "vers",
+        "per", "con", "pro", "pre", "com", "dis", "mis", "sub", "sup", "tion", "ing", "ment", "able", "form",
+        "der", "ter", "ment", "age", "ate", "ever", "other", "out", "over", "under", "rep", "res", "ver",
+        "den", "gen", "the", "for", "and", "all", "art", "act", "ions", "ally", "ness", "ties", "vers",
     ];
     FRAGMENTS.contains(&word)
 }

@@ -13,7 +13,8 @@ fn main() {
         path
     };
 
-    let paper = file("paper.md", b"# A title of note\n\n## Abstract\n\nShort.\n\n## Introduction\n\nWords.\n");
+    let paper =
+        file("paper.md", b"# A title of note\n\n## Abstract\n\nShort.\n\n## Introduction\n\nWords.\n");
     let direct = documents::read(&paper, &Default::default()).expect("read here");
     let isolated = read_isolated(&paper, &Limits::default()).expect("read there");
     assert_eq!(direct, isolated, "a worker reads the same");
@@ -25,8 +26,14 @@ fn main() {
     assert_eq!(document.sections[0].text, "Text of the part.");
     println!("a_worker_gets_the_included_files ... ok");
 
-    assert!(matches!(read_isolated(&folder.path().join("none.pdf"), &Limits::default()), Err(ReadError::Missing { .. })));
-    assert!(matches!(read_isolated(&file("empty.pdf", b""), &Limits::default()), Err(ReadError::Empty { .. })));
+    assert!(matches!(
+        read_isolated(&folder.path().join("none.pdf"), &Limits::default()),
+        Err(ReadError::Missing { .. })
+    ));
+    assert!(matches!(
+        read_isolated(&file("empty.pdf", b""), &Limits::default()),
+        Err(ReadError::Empty { .. })
+    ));
     let not = read_isolated(&file("page.pdf", b"<!DOCTYPE html><p>no</p>"), &Limits::default());
     assert!(matches!(&not, Err(ReadError::NotWhatItSays { .. })), "{not:?}");
     let cut = read_isolated(&file("cut.pdf", b"%PDF-1.7\n1 0 obj\n<</Type/Cat"), &Limits::default());

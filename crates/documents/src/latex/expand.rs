@@ -279,8 +279,28 @@ impl Input {
 /// True for a command that a `\fi` ends.
 pub(crate) fn is_conditional(name: &str, switches: &HashMap<String, bool>) -> bool {
     const KNOWN: [&str; 22] = [
-        "if", "ifx", "ifnum", "ifdim", "ifodd", "ifcase", "ifcat", "ifvmode", "ifhmode", "ifmmode", "ifinner", "ifdefined",
-        "ifcsname", "iftrue", "iffalse", "ifeof", "ifvoid", "ifhbox", "ifvbox", "ifPDFTeX", "ifpdf", "ifxetex",
+        "if",
+        "ifx",
+        "ifnum",
+        "ifdim",
+        "ifodd",
+        "ifcase",
+        "ifcat",
+        "ifvmode",
+        "ifhmode",
+        "ifmmode",
+        "ifinner",
+        "ifdefined",
+        "ifcsname",
+        "iftrue",
+        "iffalse",
+        "ifeof",
+        "ifvoid",
+        "ifhbox",
+        "ifvbox",
+        "ifPDFTeX",
+        "ifpdf",
+        "ifxetex",
     ];
     KNOWN.contains(&name) || name.strip_prefix("if").is_some_and(|n| switches.contains_key(n))
 }
@@ -316,7 +336,9 @@ pub(crate) fn plain(tokens: &[Token]) -> String {
             Token::Subscript => out.push('_'),
             Token::Superscript => out.push('^'),
             Token::Align => out.push('&'),
-            Token::Command(name) if name.len() == 1 && !name.starts_with(char::is_alphabetic) => out.push_str(name),
+            Token::Command(name) if name.len() == 1 && !name.starts_with(char::is_alphabetic) => {
+                out.push_str(name)
+            }
             Token::Command(name) => {
                 out.push('\\');
                 out.push_str(name);

@@ -19,7 +19,10 @@ const MAX_FILES: usize = 3000;
 const MAX_NESTING: usize = 8;
 
 /// The text files of a folder, sorted by name. Links are not followed.
-pub(crate) fn gather_folder(folder: &Path, options: &ReadOptions) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+pub(crate) fn gather_folder(
+    folder: &Path,
+    options: &ReadOptions,
+) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
     let mut out = Vec::new();
     let mut total = 0u64;
     walk(folder, folder, 0, options, &mut total, &mut out)?;
@@ -64,8 +67,15 @@ fn walk(
 }
 
 /// The text files of a `.tar.gz`, `.tar` or `.gz` (of one `.tex`).
-pub(crate) fn unpack(bytes: &[u8], path: &Path, options: &ReadOptions) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
-    let damaged = |e: std::io::Error| ReadError::Damaged { path: path.into(), reason: format!("the archive is cut off or broken ({e})") };
+pub(crate) fn unpack(
+    bytes: &[u8],
+    path: &Path,
+    options: &ReadOptions,
+) -> Result<Vec<(String, Vec<u8>)>, ReadError> {
+    let damaged = |e: std::io::Error| ReadError::Damaged {
+        path: path.into(),
+        reason: format!("the archive is cut off or broken ({e})"),
+    };
     let inflated;
     let data: &[u8] = if bytes.starts_with(&[0x1f, 0x8b]) {
         let mut out = Vec::new();
@@ -80,7 +90,10 @@ pub(crate) fn unpack(bytes: &[u8], path: &Path, options: &ReadOptions) -> Result
         bytes
     };
     if data.starts_with(b"%PDF-") {
-        return Err(ReadError::NotWhatItSays { path: path.into(), reason: "a compressed PDF; unpack it first".into() });
+        return Err(ReadError::NotWhatItSays {
+            path: path.into(),
+            reason: "a compressed PDF; unpack it first".into(),
+        });
     }
     if data.get(257..262) != Some(b"ustar") && !looks_like_tar(data) {
         return Ok(vec![("main.tex".to_owned(), data.to_vec())]);
@@ -162,7 +175,10 @@ impl Files {
     }
 
     /// All files that end in `.extension`.
-    pub(crate) fn with_extension<'a>(&'a self, extension: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pub(crate) fn with_extension<'a>(
+        &'a self,
+        extension: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
         self.texts
             .iter()
             .filter(move |(n, _)| has_extension(Path::new(n), &[extension]))
@@ -172,7 +188,9 @@ impl Files {
     /// The main file, chosen by content: a document class, a title, an abstract, sections; no poster, letter or slides.
     pub(crate) fn main(&self) -> Option<String> {
         let mut best: Option<(i64, &str)> = None;
-        let sources = || self.texts.iter().filter(|(n, _)| has_extension(Path::new(n), &["tex", "ltx", "latex", "txt"]));
+        let sources = || {
+            self.texts.iter().filter(|(n, _)| has_extension(Path::new(n), &["tex", "ltx", "latex", "txt"]))
+        };
         let included: Vec<String> = sources().flat_map(|(_, t)| inclusions(t)).collect();
         for (name, text) in sources() {
             let has = |needle: &str| text.contains(needle);
@@ -185,21 +203,47 @@ impl Files {
             score += if has("\\begin{document}") { 500 } else { 0 };
             score += if has("\\begin{abstract}") || has("\\abstract") { 150 } else { 0 };
             score += if has("\\title") || has("\\icmltitle") { 100 } else { 0 };
-            score += if has("\\bibliography") || has("thebibliography") || has("\\printbibliography") { 100 } else { 0 };
+            score += if has("\\bibliography") || has("thebibliography") || has("\\printbibliography") {
+                100
+            } else {
+                0
+            };
             score += (text.matches("\\section").count() as i64).min(20) * 5;
             score += (inclusions(text).count() as i64).min(20) * 8;
             score += (text.len() as i64 / 2000).min(60);
             let stem = name.rsplit('/').next().unwrap_or(name).to_lowercase();
             let stem = stem.split('.').next().unwrap_or("");
-            if self.texts.contains_key(&format!("{}.bbl", name.rsplit_once('.').map_or(name.as_str(), |n| n.0))) {
+            if self
+                .texts
+                .contains_key(&format!("{}.bbl", name.rsplit_once('.').map_or(name.as_str(), |n| n.0)))
+            {
                 score += 200;
             }
-            for odd in ["poster", "rebuttal", "cover", "letter", "talk", "slides", "response", "supp", "standalone", "diff"] {
+            for odd in [
+                "poster",
+                "rebuttal",
+                "cover",
+                "letter",
+                "talk",
+                "slides",
+                "response",
+                "supp",
+                "standalone",
+                "diff",
+            ] {
                 if stem.contains(odd) {
                     score -= 700;
                 }
             }
-            for class in ["{beamer}", "{letter}", "{standalone}", "{tikzposter}", "{a0poster}", "{beamerposter}", "{subfiles}"] {
+            for class in [
+                "{beamer}",
+                "{letter}",
+                "{standalone}",
+                "{tikzposter}",
+                "{a0poster}",
+                "{beamerposter}",
+                "{subfiles}",
+            ] {
                 if has(class) {
                     score -= 700;
                 }
@@ -213,7 +257,8 @@ impl Files {
                 best = Some((score, name));
             }
         }
-        best.map(|(_, name)| name.to_owned()).or_else(|| self.texts.keys().find(|n| n.ends_with(".tex")).cloned())
+        best.map(|(_, name)| name.to_owned())
+            .or_else(|| self.texts.keys().find(|n| n.ends_with(".tex")).cloned())
     }
 }
 

@@ -2,12 +2,17 @@
 //!
 //! 1. `files` finds the main file by its content and keeps inclusion inside the folder.
 //! 2. `tokens` cuts source into tokens; `expand` holds macros, arguments and conditionals, all of them capped.
-//! 3. `reader` knows the commands and writes the `paper`; `symbols` turns commands into Unicode.
+//! 3. `reader` walks through them with what `commands`, `environments`, `definitions` and `mathematics` know, and writes
+//!    the `paper`; `symbols` turns commands into Unicode.
 //!
 //! Truncated or wrong source gives what could be read; nothing here fails on content.
 
+mod commands;
+mod definitions;
+mod environments;
 mod expand;
 mod files;
+mod mathematics;
 mod paper;
 mod reader;
 mod symbols;
@@ -22,7 +27,12 @@ use reader::Reader;
 use std::path::Path;
 
 /// A paper from an archive's bytes.
-pub(crate) fn read_archive(bytes: &[u8], sha256: String, path: &Path, options: &ReadOptions) -> Result<Document, ReadError> {
+pub(crate) fn read_archive(
+    bytes: &[u8],
+    sha256: String,
+    path: &Path,
+    options: &ReadOptions,
+) -> Result<Document, ReadError> {
     let files = files::unpack(bytes, path, options)?;
     read_files(files, None, sha256, path, options)
 }
@@ -97,9 +107,13 @@ fn read_references(reader: &mut Reader, main: &str) {
         }
     }
     let all = reader.paper.cites_all;
-    let wanted: Vec<String> = if all { entries.iter().map(|e| e.key.clone()).collect() } else { reader.paper.cited.clone() };
+    let wanted: Vec<String> =
+        if all { entries.iter().map(|e| e.key.clone()).collect() } else { reader.paper.cited.clone() };
     for key in wanted {
-        let entry = entries.iter().find(|e| e.key == key).or_else(|| entries.iter().find(|e| e.key.eq_ignore_ascii_case(&key)));
+        let entry = entries
+            .iter()
+            .find(|e| e.key == key)
+            .or_else(|| entries.iter().find(|e| e.key.eq_ignore_ascii_case(&key)));
         if let Some(entry) = entry {
             reader.paper.references.push(Reference {
                 key: Some(entry.key.clone()),
@@ -153,8 +167,11 @@ See \cref{fig:a}.
         );
         assert_eq!(d.title.as_deref(), Some("On Meth-Y: 50% better"));
         assert_eq!(d.abstract_text.as_deref(), Some("We reach 50% of ℓ_i ≤ 1/2."));
-        let heads: Vec<_> =
-            d.sections.iter().map(|s| (s.level, s.number.as_deref(), s.heading.as_str(), s.appendix)).collect();
+        let heads: Vec<_> = d
+            .sections
+            .iter()
+            .map(|s| (s.level, s.number.as_deref(), s.heading.as_str(), s.appendix))
+            .collect();
         assert_eq!(
             heads,
             [
@@ -185,14 +202,17 @@ See \cref{fig:a}.
 
     #[test]
     fn inclusion_stays_inside_the_folder_and_absent_files_are_noted() {
-        let d = read(r"\documentclass{article}\begin{document}Text. \input{../../../etc/passwd}\end{document}");
+        let d =
+            read(r"\documentclass{article}\begin{document}Text. \input{../../../etc/passwd}\end{document}");
         assert_eq!(d.findings.iter().filter(|f| f.reason == "missing-file").count(), 1);
         assert!(d.front_matter.unwrap().contains("Text."));
     }
 
     #[test]
     fn truncated_output_of_a_model_without_preamble_is_read() {
-        let d = read("\\title{A title}\n\\begin{abstract}\nShort.\n\\end{abstract}\n\\section{Intro}\nWords and $x^{2");
+        let d = read(
+            "\\title{A title}\n\\begin{abstract}\nShort.\n\\end{abstract}\n\\section{Intro}\nWords and $x^{2",
+        );
         assert_eq!(d.title.as_deref(), Some("A title"));
         assert_eq!(d.abstract_text.as_deref(), Some("Short."));
         assert_eq!(d.sections[0].heading, "Intro");

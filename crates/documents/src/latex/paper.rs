@@ -146,7 +146,13 @@ impl Paper {
             parts.join(".")
         });
         if let Some(number) = &number {
-            let name = if self.appendix { "Appendix" } else if depth == 0 { "Chapter" } else { "Section" };
+            let name = if self.appendix {
+                "Appendix"
+            } else if depth == 0 {
+                "Chapter"
+            } else {
+                "Section"
+            };
             self.last = Some(Counted { name: name.into(), number: number.clone() });
         }
         let appendix = self.appendix || opens_appendix(&heading);
@@ -229,7 +235,11 @@ impl Paper {
             .chain(self.summary.iter_mut())
             .chain(self.front.iter_mut())
             .chain(self.title.iter_mut())
-            .chain(self.tables.iter_mut().flat_map(|t| std::iter::once(&mut t.caption).chain(t.rows.iter_mut().flatten())))
+            .chain(
+                self.tables
+                    .iter_mut()
+                    .flat_map(|t| std::iter::once(&mut t.caption).chain(t.rows.iter_mut().flatten())),
+            )
             .chain(self.references.iter_mut().map(|r| &mut r.text));
         for text in texts {
             if text.contains(LABEL_START) {

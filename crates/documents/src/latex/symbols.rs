@@ -73,7 +73,9 @@ pub(crate) fn symbol(name: &str) -> Option<&'static str> {
         "th" => "þ",
         "textendash" => "–",
         "textemdash" => "—",
-        "ldots" | "dots" | "textellipsis" | "cdots" | "dotsc" | "dotsb" | "vdots" | "ddots" | "hdots" => "...",
+        "ldots" | "dots" | "textellipsis" | "cdots" | "dotsc" | "dotsb" | "vdots" | "ddots" | "hdots" => {
+            "..."
+        }
         "textquoteright" | "textquotesingle" => "'",
         "textquoteleft" => "‘",
         "textquotedblleft" => "“",
@@ -227,9 +229,9 @@ pub(crate) fn symbol(name: &str) -> Option<&'static str> {
 /// Named operators, which print as their name.
 pub(crate) fn operator(name: &str) -> bool {
     const NAMES: [&str; 34] = [
-        "log", "ln", "exp", "sin", "cos", "tan", "cot", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "max", "min",
-        "sup", "inf", "lim", "limsup", "liminf", "arg", "det", "dim", "ker", "deg", "gcd", "hom", "Pr", "argmax", "argmin",
-        "tr", "sgn", "diag", "mod",
+        "log", "ln", "exp", "sin", "cos", "tan", "cot", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
+        "max", "min", "sup", "inf", "lim", "limsup", "liminf", "arg", "det", "dim", "ker", "deg", "gcd",
+        "hom", "Pr", "argmax", "argmin", "tr", "sgn", "diag", "mod",
     ];
     NAMES.contains(&name)
 }

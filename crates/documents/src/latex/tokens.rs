@@ -33,8 +33,19 @@ pub(crate) enum Token {
 }
 
 const RAW_ENVIRONMENTS: [&str; 13] = [
-    "verbatim", "verbatim*", "Verbatim", "lstlisting", "minted", "comment", "filecontents", "filecontents*", "CCSXML",
-    "alltt", "luacode", "pycode", "tcblisting",
+    "verbatim",
+    "verbatim*",
+    "Verbatim",
+    "lstlisting",
+    "minted",
+    "comment",
+    "filecontents",
+    "filecontents*",
+    "CCSXML",
+    "alltt",
+    "luacode",
+    "pycode",
+    "tcblisting",
 ];
 
 /// Cuts source text into tokens. Never fails: an unclosed raw environment goes to the end.
@@ -187,7 +198,8 @@ fn verb(chars: &[char], mut i: usize, name: &str) -> Option<(String, usize)> {
         return None;
     }
     let close = if open == '{' { '}' } else { open };
-    let length = chars[i + 1..].iter().take(2000).position(|c| *c == close || *c == '\n' && name == "verb")?;
+    let length =
+        chars[i + 1..].iter().take(2000).position(|c| *c == close || *c == '\n' && name == "verb")?;
     Some((chars[i + 1..i + 1 + length].iter().collect(), i + 2 + length))
 }
 

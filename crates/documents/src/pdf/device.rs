@@ -1,66 +1,16 @@
 //! Interprets a page and notes each glyph with place, size, font and whether a human can see it.
 
 use super::fonts::FontIndex;
+use super::visibility::{Area, Unseen, mark_covered, mark_overfull};
 use crate::text::has_word;
 use hayro_interpret::font::{Glyph as PdfGlyph, GlyphRun};
 use hayro_interpret::hayro_cmap::BfString;
 use hayro_interpret::{
-    BlendMode, CacheKey, ClipPath, Device, DrawMode, DrawProps, FillRule, Image, ImageDrawProps, Paint, SoftMask,
+    BlendMode, CacheKey, ClipPath, Device, DrawMode, DrawProps, FillRule, Image, ImageDrawProps, Paint,
+    SoftMask,
 };
 use kurbo::{Affine, BezPath, Point, Rect, Shape};
 use std::collections::HashMap;
-
-/// Why a human cannot see a glyph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Unseen {
-    /// Render mode 3 (or 7, clip only): not painted at all.
-    NotPainted,
-    /// The colour of what lies beneath it.
-    SameColour,
-    /// Alpha near 0.
-    Transparent,
-    /// Below 2 pt.
-    Tiny,
-    /// Squeezed to nothing in one direction.
-    Squeezed,
-    /// Outside of the page.
-    OffPage,
-    /// On the sheet, but outside of the crop box.
-    OutsideCropBox,
-    /// Outside of the clipping path.
-    Clipped,
-    /// The end of a visible line that runs over the edge of the page.
-    RunsOff,
-    /// Something opaque was painted over it.
-    Covered,
-    /// The glyph has a meaning but no ink.
-    EmptyGlyph,
-    /// Unicode tag characters (U+E0000…), which no font shows.
-    TagCharacters,
-    /// Long runs of zero-width characters.
-    ZeroWidth,
-}
-
-impl Unseen {
-    /// Kebab-case name, as findings say it.
-    pub(crate) fn reason(self) -> &'static str {
-        match self {
-            Unseen::NotPainted => "render-mode-3",
-            Unseen::SameColour => "white-on-white",
-            Unseen::Transparent => "transparent",
-            Unseen::Tiny => "tiny",
-            Unseen::Squeezed => "squeezed",
-            Unseen::OffPage => "off-page",
-            Unseen::OutsideCropBox => "outside-crop-box",
-            Unseen::Clipped => "clipped",
-            Unseen::RunsOff => "runs-off-page",
-            Unseen::Covered => "covered",
-            Unseen::EmptyGlyph => "empty-glyphs",
-            Unseen::TagCharacters => "tag-characters",
-            Unseen::ZeroWidth => "zero-width",
-        }
-    }
-}
 
 /// One glyph. Lengths in points; x to the right, y downwards from the page's top left corner.
 #[derive(Debug, Clone)]
@@ -87,7 +37,8 @@ pub(crate) struct Glyph {
 impl Glyph {
     /// Rough box: left, top, right, bottom.
     pub(crate) fn bounds(&self) -> Rect {
-        let (x, y, a, s) = (f64::from(self.x), f64::from(self.y), f64::from(self.advance), f64::from(self.size));
+        let (x, y, a, s) =
+            (f64::from(self.x), f64::from(self.y), f64::from(self.advance), f64::from(self.size));
         match self.turn {
             0 => Rect::new(x, y - 0.7 * s, x + a, y + 0.2 * s),
             1 => Rect::new(x - 0.7 * s, y - a, x + 0.2 * s, y),
@@ -95,23 +46,6 @@ impl Glyph {
             3 => Rect::new(x - 0.2 * s, y, x + 0.7 * s, y + a),
             _ => Rect::new(x - 0.5 * s, y - 0.5 * s, x + 0.5 * s, y + 0.5 * s),
         }
-    }
-}
-
-/// Something painted with a solid colour, or with something that is not a single colour (`None`).
-struct Area {
-    order: u32,
-    bounds: Rect,
-    /// `None` for a rectangle, else its outline.
-    path: Option<BezPath>,
-    colour: Option<[u8; 3]>,
-    opaque: bool,
-    image: bool,
-}
-
-impl Area {
-    fn covers_point(&self, p: Point) -> bool {
-        self.bounds.contains(p) && self.path.as_ref().is_none_or(|path| path.winding(p) != 0)
     }
 }
 
@@ -125,8 +59,6 @@ pub(crate) struct PageContent {
     pub(crate) unmapped: usize,
     /// Share of the page that its largest image covers.
     pub(crate) image_cover: f32,
-    /// Thin horizontal rules: left, y, right.
-    pub(crate) rules: Vec<[f32; 3]>,
 }
 
 /// The device that the interpreter draws on.
@@ -138,7 +70,6 @@ pub(crate) struct Recorder<'f> {
     areas: Vec<Area>,
     clips: Vec<Rect>,
     opacities: Vec<f32>,
-    rules: Vec<[f32; 3]>,
     order: u32,
     unmapped: usize,
     image_cover: f64,
@@ -156,7 +87,12 @@ const SAME_COLOUR: i32 = 14;
 
 impl<'f> Recorder<'f> {
     /// `page`: the visible page; `sheet`: the media box in the same coordinates.
-    pub(crate) fn new(fonts: &'f mut FontIndex, inked: &'f mut HashMap<u128, bool>, page: Rect, sheet: Rect) -> Self {
+    pub(crate) fn new(
+        fonts: &'f mut FontIndex,
+        inked: &'f mut HashMap<u128, bool>,
+        page: Rect,
+        sheet: Rect,
+    ) -> Self {
         Recorder {
             fonts,
             page,
@@ -165,7 +101,6 @@ impl<'f> Recorder<'f> {
             areas: Vec::new(),
             clips: Vec::new(),
             opacities: vec![1.0],
-            rules: Vec::new(),
             order: 0,
             unmapped: 0,
             image_cover: 0.0,
@@ -177,15 +112,14 @@ impl<'f> Recorder<'f> {
 
     /// The page, after everything was drawn.
     pub(crate) fn finish(mut self) -> PageContent {
-        self.mark_covered();
-        mark_overfull(&mut self.glyphs);
+        mark_covered(&mut self.glyphs, &self.areas);
+        mark_overfull(&mut self.glyphs, self.page.width() as f32);
         PageContent {
             glyphs: self.glyphs,
             width: self.page.width() as f32,
             height: self.page.height() as f32,
             unmapped: self.unmapped,
             image_cover: self.image_cover as f32,
-            rules: self.rules,
         }
     }
 
@@ -209,7 +143,14 @@ impl<'f> Recorder<'f> {
         }
         let opaque = alpha > 0.95;
         let colour = paint.filter(|_| opaque).map(|c| [c[0], c[1], c[2]]);
-        self.areas.push(Area { order: self.order, bounds, path, colour, opaque: opaque && (paint.is_some() || image), image });
+        self.areas.push(Area {
+            order: self.order,
+            bounds,
+            path,
+            colour,
+            opaque: opaque && (paint.is_some() || image),
+            image,
+        });
     }
 
     /// The colour beneath a point; `None` where it is not one colour.
@@ -227,7 +168,10 @@ impl<'f> Recorder<'f> {
             return Some(Unseen::NotPainted);
         }
         let bounds = glyph.bounds();
-        if bounds.x1 < self.sheet.x0 || bounds.x0 > self.sheet.x1 || bounds.y1 < self.sheet.y0 || bounds.y0 > self.sheet.y1
+        if bounds.x1 < self.sheet.x0
+            || bounds.x0 > self.sheet.x1
+            || bounds.y1 < self.sheet.y0
+            || bounds.y0 > self.sheet.y1
         {
             return Some(Unseen::OffPage);
         }
@@ -249,7 +193,8 @@ impl<'f> Recorder<'f> {
                 return Some(Unseen::Transparent);
             }
             if let Some(beneath) = self.background(centre) {
-                let distance = (0..3).map(|i| (i32::from(c[i]) - i32::from(beneath[i])).abs()).max().unwrap_or(255);
+                let distance =
+                    (0..3).map(|i| (i32::from(c[i]) - i32::from(beneath[i])).abs()).max().unwrap_or(255);
                 if distance <= SAME_COLOUR {
                     return Some(Unseen::SameColour);
                 }
@@ -259,56 +204,6 @@ impl<'f> Recorder<'f> {
             return Some(Unseen::Tiny);
         }
         None
-    }
-
-    /// Marks glyphs that something opaque was painted over later.
-    fn mark_covered(&mut self) {
-        let covers: Vec<&Area> = self.areas.iter().filter(|a| a.opaque).collect();
-        if covers.is_empty() {
-            return;
-        }
-        for glyph in &mut self.glyphs {
-            if glyph.unseen.is_some() {
-                continue;
-            }
-            let bounds = glyph.bounds();
-            let hidden = covers.iter().rev().take_while(|a| a.order > glyph.order).any(|a| {
-                let inset = bounds.inset(-0.05 * f64::from(glyph.size));
-                a.bounds.contains(Point::new(inset.x0, inset.y0))
-                    && a.bounds.contains(Point::new(inset.x1, inset.y1))
-                    && (a.image || a.covers_point(bounds.center()))
-            });
-            if hidden {
-                glyph.unseen = Some(Unseen::Covered);
-            }
-        }
-    }
-}
-
-/// Lines that begin on the page and end beyond its edge are bad typesetting, not a trick, as long as most is seen.
-fn mark_overfull(glyphs: &mut [Glyph]) {
-    let outside = |g: &Glyph| matches!(g.unseen, Some(Unseen::OffPage | Unseen::OutsideCropBox | Unseen::Clipped));
-    let follows = |a: &Glyph, b: &Glyph| {
-        (a.y - b.y).abs() < 0.3 * b.size && a.turn == 0 && b.turn == 0 && {
-            let gap = b.x - a.x - a.advance;
-            gap > -0.5 * b.size && gap < 1.2 * b.size
-        }
-    };
-    let mut i = 1;
-    while i < glyphs.len() {
-        if !outside(&glyphs[i]) || glyphs[i - 1].unseen.is_some() || !follows(&glyphs[i - 1], &glyphs[i]) {
-            i += 1;
-            continue;
-        }
-        let mut end = i + 1;
-        while end < glyphs.len() && outside(&glyphs[end]) && follows(&glyphs[end - 1], &glyphs[end]) {
-            end += 1;
-        }
-        let seen = (1..i).rev().take_while(|j| glyphs[*j].unseen.is_none() && follows(&glyphs[*j - 1], &glyphs[*j])).count();
-        if end - i <= seen.max(3) && end - i <= 80 {
-            glyphs[i..end].iter_mut().for_each(|g| g.unseen = Some(Unseen::RunsOff));
-        }
-        i = end;
     }
 }
 
@@ -355,10 +250,6 @@ impl<'a> Device<'a> for Recorder<'_> {
     fn draw_path(&mut self, path: &BezPath, props: DrawProps<'a>, mode: &DrawMode) {
         let path = props.transform * path;
         let bounds = path.bounding_box();
-        let visible = bounds.intersect(self.clip());
-        if visible.height() <= 2.0 && visible.width() > 20.0 && self.page.contains(visible.center()) {
-            self.rules.push([visible.x0 as f32, visible.center().y as f32, visible.x1 as f32]);
-        }
         if matches!(mode, DrawMode::Fill(_) | DrawMode::FillAndStroke(..)) {
             let rectangle = path.elements().len() <= 6 && {
                 let area = path.area().abs();
@@ -496,7 +387,10 @@ impl Recorder<'_> {
                     let first = chars.next().unwrap_or('\u{fffd}');
                     return (first, Some(chars.as_str().into()), Some(Unseen::TagCharacters));
                 }
-                if s.chars().filter(|c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')).count() >= 8
+                if s.chars()
+                    .filter(|c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}'))
+                    .count()
+                    >= 8
                     && !has_word(&s, 3)
                 {
                     let shown: Option<char> = s.chars().find(|c| c.is_alphanumeric());
@@ -538,7 +432,9 @@ fn type3_size(glyphs: &[hayro_interpret::font::PositionedGlyph<'_>], props: &Dra
     let mut ratios = Vec::new();
     for positioned in glyphs {
         let PdfGlyph::Type3(glyph) = &**positioned else { return None };
-        let (Some(BfString::Char(c)), Some(width)) = (glyph.as_unicode(), glyph.advance_width()) else { continue };
+        let (Some(BfString::Char(c)), Some(width)) = (glyph.as_unicode(), glyph.advance_width()) else {
+            continue;
+        };
         if let Some(typical) = typical_width(c) {
             let [a, b, ..] = (props.transform * positioned.transform()).as_coeffs();
             ratios.push((f64::from(width) * a.hypot(b)) as f32 * 1000.0 / typical);

@@ -39,12 +39,22 @@ impl FontFace {
         let starts = |parts: &[&str]| parts.iter().any(|p| upper.starts_with(p));
         FontFace {
             bold: has(&["BOLD", "MEDI", "BLACK", "HEAVY", "DEMI"]) && !has(&["MEDIUM", "CMMI"])
-                || starts(&["CMBX", "CMB1", "CMSSBX", "SFBX", "SFSX", "ECBX", "EBGARAMOND-SEMI", "LMROMAN10-BOLD"])
+                || starts(&[
+                    "CMBX",
+                    "CMB1",
+                    "CMSSBX",
+                    "SFBX",
+                    "SFSX",
+                    "ECBX",
+                    "EBGARAMOND-SEMI",
+                    "LMROMAN10-BOLD",
+                ])
                 || upper.ends_with("-B")
                 || upper.ends_with("BX10"),
             italic: has(&["ITAL", "OBLI", "CMTI", "CMSL", "SFTI", "ECTI"]),
-            math: starts(&["CMMI", "CMSY", "CMEX", "MSBM", "MSAM", "EUFM", "EUSM", "RSFS", "TXMI", "TXSY", "STIXMATH"])
-                || has(&["MATH", "SYMBOL", "CMBSY", "MTSY", "MTMI"]),
+            math: starts(&[
+                "CMMI", "CMSY", "CMEX", "MSBM", "MSAM", "EUFM", "EUSM", "RSFS", "TXMI", "TXSY", "STIXMATH",
+            ]) || has(&["MATH", "SYMBOL", "CMBSY", "MTSY", "MTMI"]),
             extension: starts(&["CMEX", "TXEX", "LMMATHEXTENSION", "MTEX", "EUEX"]),
             type3,
             name: name.to_owned(),
@@ -76,14 +86,17 @@ impl FontIndex {
             if name_of(&dict, b"Type").as_deref() != Some("Font") {
                 continue;
             }
-            let (Some(base), Some(subtype)) = (name_of(&dict, b"BaseFont"), name_of(&dict, b"Subtype")) else {
+            let (Some(base), Some(subtype)) = (name_of(&dict, b"BaseFont"), name_of(&dict, b"Subtype"))
+            else {
                 continue;
             };
             // Composite and Type 3 fonts are named when their glyphs are met.
             if !matches!(subtype.as_str(), "Type1" | "MMType1" | "TrueType") {
                 continue;
             }
-            let Some(font) = cache.font(&dict, &settings.font_resolver, &settings.cmap_resolver) else { continue };
+            let Some(font) = cache.font(&dict, &settings.font_resolver, &settings.cmap_resolver) else {
+                continue;
+            };
             let face = index.intern(&base, false);
             for code in 0..=255u32 {
                 if let FontGlyph::Outline(outline) = font.glyph(font.map_code(code), code) {

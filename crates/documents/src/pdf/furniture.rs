@@ -22,13 +22,20 @@ pub(crate) fn remove_line_numbers(pages: &mut [Vec<Piece>]) -> usize {
         }));
     }
     let usual = |last: bool, x0: f32, x1: f32| {
-        let near = places.iter().filter(|(l, a, b)| *l == last && ((a - x0).abs() < 2.0 || (b - x1).abs() < 2.0)).count();
+        let near = places
+            .iter()
+            .filter(|(l, a, b)| *l == last && ((a - x0).abs() < 2.0 || (b - x1).abs() < 2.0))
+            .count();
         near * 10 >= places.len()
     };
     let mut removed = 0;
     for (page, mut numbers) in pages.iter_mut().zip(candidates) {
         if numbers.is_empty() {
-            numbers = number_words(page).into_iter().filter(|c| usual(c.last, c.x0, c.x1)).map(|c| (c.index, c.last)).collect();
+            numbers = number_words(page)
+                .into_iter()
+                .filter(|c| usual(c.last, c.x0, c.x1))
+                .map(|c| (c.index, c.last))
+                .collect();
             numbers.sort_unstable();
             numbers.reverse();
         }
@@ -61,7 +68,8 @@ fn number_words(page: &[Piece]) -> Vec<Candidate> {
             }
             let Some(word) = piece.words.get(at) else { continue };
             // A number that stands inside a line is apart from its neighbour.
-            let apart = match if last { at.checked_sub(1) } else { Some(1) }.and_then(|n| piece.words.get(n)) {
+            let apart = match if last { at.checked_sub(1) } else { Some(1) }.and_then(|n| piece.words.get(n))
+            {
                 None => true,
                 Some(n) if last => word.x0 - n.x1 > 0.5 * piece.size,
                 Some(n) => n.x0 - word.x1 > 0.5 * piece.size,
@@ -96,7 +104,10 @@ fn line_numbers(page: &[Piece]) -> Vec<(usize, bool)> {
             if group.len() < 5 {
                 continue;
             }
-            let rising = group.windows(2).filter(|w| w[1].number > w[0].number && w[1].number - w[0].number <= 10).count();
+            let rising = group
+                .windows(2)
+                .filter(|w| w[1].number > w[0].number && w[1].number - w[0].number <= 10)
+                .count();
             if rising + 1 < group.len() * 9 / 10 {
                 continue;
             }
@@ -108,7 +119,8 @@ fn line_numbers(page: &[Piece]) -> Vec<(usize, bool)> {
             let outside = right_of * 10 >= text.len() * 9 || right_of * 10 <= text.len();
             // Enumerations and reference labels stand at the edge too, but not on nearly every line.
             let lines = text.len().max(1);
-            let dense = group.len() * 10 >= lines * 6 || group.windows(2).all(|w| w[1].number.abs_diff(w[0].number) % 5 == 0);
+            let dense = group.len() * 10 >= lines * 6
+                || group.windows(2).all(|w| w[1].number.abs_diff(w[0].number) % 5 == 0);
             if clear && dense && (outside || group.len() >= 20) {
                 found.extend(group.iter().map(|g| (g.index, g.last)));
             }
@@ -156,6 +168,10 @@ pub(crate) fn remove_running_lines(pages: &mut [Vec<Line>], heights: &[f32]) -> 
         drop.extend(edges[number].iter().copied());
         drop.sort_unstable();
         drop.dedup();
+        // A page that holds nothing else is no page of running heads.
+        if drop.len() == page.len() && page.iter().any(|l| !is_page_number(&l.text())) {
+            continue;
+        }
         for index in drop.into_iter().rev() {
             removed.push(page.remove(index).text());
         }
@@ -174,7 +190,8 @@ fn edge_lines(page: &[Line], height: f32) -> Vec<(usize, String, i32)> {
         .into_iter()
         .filter(|i| page[*i].y < 0.14 * height || page[*i].y > 0.86 * height)
         .map(|i| {
-            let key: String = page[i].text().chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+            let key: String =
+                page[i].text().chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
             let mut short = String::new();
             for c in key.chars() {
                 if !(c == '#' && short.ends_with('#')) {
@@ -199,11 +216,18 @@ fn isolated_edges(pages: &[Vec<Line>], heights: &[f32]) -> Vec<Vec<usize>> {
     for (page, height) in pages.iter().zip(heights) {
         let first = page.iter().map(|l| l.y).fold(f32::INFINITY, f32::min);
         let same: Vec<usize> = (0..page.len()).filter(|i| page[*i].y - first < 2.5).collect();
-        let next = page.iter().map(|l| l.y - l.size * 0.8).filter(|y| *y > first - 0.5).fold(f32::INFINITY, f32::min);
+        let next = page
+            .iter()
+            .map(|l| l.y - l.size * 0.8)
+            .filter(|y| *y > first - 0.5)
+            .fold(f32::INFINITY, f32::min);
         let leading = same.first().map_or(10.0, |i| page[*i].size);
         let apart = next - first > 0.75 * leading && first < 0.12 * height;
         // A heading at the top of a page also stands apart.
-        let heading = same.iter().any(|i| page[*i].bold || crate::headings::split_number(&page[*i].text()).is_some_and(|(l, ..)| l.contains('.')));
+        let heading = same.iter().any(|i| {
+            page[*i].bold
+                || crate::headings::split_number(&page[*i].text()).is_some_and(|(l, ..)| l.contains('.'))
+        });
         let apart = apart && !heading;
         tops.push((apart && page.len() > 3).then_some((first, same)));
     }
@@ -226,7 +250,8 @@ fn isolated_edges(pages: &[Vec<Line>], heights: &[f32]) -> Vec<Vec<usize>> {
 fn is_page_number(text: &str) -> bool {
     let t = text.trim().trim_matches(|c: char| "-–—|. ".contains(c)).to_lowercase();
     let t = t.strip_prefix("page").unwrap_or(&t).trim();
-    let parts: Vec<&str> = t.split(|c: char| c == '/' || c.is_whitespace()).filter(|p| !p.is_empty() && *p != "of").collect();
+    let parts: Vec<&str> =
+        t.split(|c: char| c == '/' || c.is_whitespace()).filter(|p| !p.is_empty() && *p != "of").collect();
     let number = |p: &str| {
         !p.is_empty()
             && (p.len() <= 4 && p.bytes().all(|b| b.is_ascii_digit())

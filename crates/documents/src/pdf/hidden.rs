@@ -1,8 +1,9 @@
 //! From glyphs that a human cannot see to findings.
 
-use super::device::{Glyph, PageContent, Unseen};
+use super::device::{Glyph, PageContent};
 use super::fonts::FontIndex;
 use super::lines::pieces;
+use super::visibility::Unseen;
 use crate::text::{has_word, shorten, word_count};
 use crate::{Finding, Severity};
 use kurbo::Rect;
@@ -25,7 +26,9 @@ pub(crate) fn separate(content: &mut PageContent, page: usize, fonts: &FontIndex
             reason: "ocr-layer".to_owned(),
             page: Some(page + 1),
             bounds: None,
-            text: format!("a scanned page: its text ({below} characters) is an OCR layer and may hold errors"),
+            text: format!(
+                "a scanned page: its text ({below} characters) is an OCR layer and may hold errors"
+            ),
         });
     }
     if content.glyphs.iter().all(|g| g.unseen.is_none()) {
@@ -36,7 +39,9 @@ pub(crate) fn separate(content: &mut PageContent, page: usize, fonts: &FontIndex
     // A halo or shadow: the same glyph is seen at the same place.
     let places: HashSet<(char, i32, i32)> = visible
         .iter()
-        .flat_map(|g| (-1..=1).flat_map(move |dx| (-1..=1).map(move |dy| (g.text, bucket(g.x) + dx, bucket(g.y) + dy))))
+        .flat_map(|g| {
+            (-1..=1).flat_map(move |dx| (-1..=1).map(move |dy| (g.text, bucket(g.x) + dx, bucket(g.y) + dy)))
+        })
         .collect();
     let hidden: Vec<Glyph> =
         hidden.into_iter().filter(|g| !places.contains(&(g.text, bucket(g.x), bucket(g.y)))).collect();
@@ -88,6 +93,8 @@ fn finding(glyphs: &[Glyph], reason: Unseen, page: usize, fonts: &FontIndex) -> 
         Unseen::ZeroWidth => true,
         _ => has_word(&text, 3),
     };
+    // However it was hidden, a message to a model is no accident.
+    let hidden = hidden || crate::instructions::addresses_a_model(&text);
     let bounds = glyphs.iter().map(Glyph::bounds).reduce(|a: Rect, b| a.union(b))?;
     Some(Finding {
         severity: if hidden { Severity::Hidden } else { Severity::Note },

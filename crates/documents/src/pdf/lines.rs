@@ -97,7 +97,9 @@ pub(crate) fn pieces(glyphs: &[Glyph], fonts: &FontIndex) -> Vec<Piece> {
             space = true;
             continue;
         }
-        if matches!(glyph.text, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}') && glyph.more.is_none() {
+        if matches!(glyph.text, '\u{200b}'..='\u{200f}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+            && glyph.more.is_none()
+        {
             continue;
         }
         if let Some(mark) = combining_of(glyph.text)
@@ -128,19 +130,32 @@ pub(crate) fn pieces(glyphs: &[Glyph], fonts: &FontIndex) -> Vec<Piece> {
         };
         match relation {
             Some((place, gap)) => {
-                if place == Place::Base && glyph.size > 1.15 * base_size && (glyph.y - base_y).abs() > 0.1 * glyph.size {
+                if place == Place::Base
+                    && glyph.size > 1.15 * base_size
+                    && (glyph.y - base_y).abs() > 0.1 * glyph.size
+                {
                     // What stood before was a raised or lowered mark of this glyph's line.
                     let before = if base_y < glyph.y { Place::Raised } else { Place::Lowered };
                     chain.iter_mut().for_each(|i| i.place = before);
                     base_y = glyph.y;
                     base_size = glyph.size;
                 }
-                chain.push(Item { glyph, gap: gap / glyph.size.max(base_size).max(0.1), space_before: space, place, accent: mark });
+                chain.push(Item {
+                    glyph,
+                    gap: gap / glyph.size.max(base_size).max(0.1),
+                    space_before: space,
+                    place,
+                    accent: mark,
+                });
                 if place == Place::Base && !extension {
                     base_size = base_size.max(glyph.size);
                     base_end = glyph.x + glyph.advance;
                 }
-                pen = if place == Place::Base { glyph.x + glyph.advance } else { pen.max(glyph.x + glyph.advance) };
+                pen = if place == Place::Base {
+                    glyph.x + glyph.advance
+                } else {
+                    pen.max(glyph.x + glyph.advance)
+                };
             }
             None => {
                 close(&mut out, &mut chain, base_y, start, fonts);
@@ -179,7 +194,7 @@ fn relation(
     let dy = glyph.y - base_y;
     let gap = glyph.x - pen;
     if extension {
-        return (dy.abs() <= 2.5 * base_size && gap > -1.0 * big && gap < big).then_some((Place::Base, gap));
+        return (dy.abs() <= 2.5 * base_size && gap > -big && gap < big).then_some((Place::Base, gap));
     }
     if dy.abs() <= 0.12 * big + 0.2 {
         if gap < -0.7 * big || gap > 1.3 * big {
@@ -194,14 +209,19 @@ fn relation(
     }
     if glyph.size < 0.93 * base_size && dy > -0.75 * base_size && dy < 0.45 * base_size {
         let place = if dy < 0.0 { Place::Raised } else { Place::Lowered };
-        let stacked = last.is_some_and(|l| l != Place::Base && l != place) && glyph.x >= base_end - 0.2 * base_size;
+        let stacked =
+            last.is_some_and(|l| l != Place::Base && l != place) && glyph.x >= base_end - 0.2 * base_size;
         if (gap > -0.3 * big && gap < 0.6 * base_size) || stacked {
             return Some((place, gap.max(0.0)));
         }
         return None;
     }
     // The chain so far was a small mark; this is the line's real baseline.
-    if base_size < 0.87 * glyph.size && dy > -0.45 * glyph.size && dy < 0.75 * glyph.size && gap > -0.3 * big && gap < 0.6 * big
+    if base_size < 0.87 * glyph.size
+        && dy > -0.45 * glyph.size
+        && dy < 0.75 * glyph.size
+        && gap > -0.3 * big
+        && gap < 0.6 * big
     {
         return Some((Place::Base, gap));
     }

@@ -1,12 +1,15 @@
 //! PDF: from the bytes to a [`Document`](crate::Document).
 //!
-//! 1. `device` interprets a page and notes each glyph with place, size, font and whether a human can see it.
+//! 1. `device` interprets a page and notes each glyph with place, size, font and whether a human can see it (`visibility`).
 //! 2. `lines` chains glyphs to words and lines; `layout` finds columns and blocks and orders them.
 //! 3. `furniture` takes away page numbers, running heads and line numbers.
-//! 4. `structure` tells title, abstract, headings, paragraphs, captions, footnotes and references apart.
+//! 4. `paragraphs` cuts the lines; `classify` and `title` say what each paragraph is; `structure` puts the paper together,
+//!    `entries` its bibliography.
 //! 5. `hidden` turns what a human cannot see into findings.
 
+mod classify;
 mod device;
+mod entries;
 mod fonts;
 mod furniture;
 mod hidden;
@@ -15,5 +18,7 @@ mod lines;
 mod pages;
 mod paragraphs;
 mod structure;
+mod title;
+mod visibility;
 
 pub(crate) use pages::read_pdf;

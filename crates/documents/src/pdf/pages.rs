@@ -18,10 +18,17 @@ use std::path::Path;
 use std::time::Instant;
 
 /// Reads a PDF.
-pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &ReadOptions) -> Result<Document, ReadError> {
+pub(crate) fn read_pdf(
+    bytes: Vec<u8>,
+    sha256: String,
+    path: &Path,
+    options: &ReadOptions,
+) -> Result<Document, ReadError> {
     let started = Instant::now();
     let pdf = Pdf::new(bytes).map_err(|e| match e {
-        LoadPdfError::Decryption(DecryptionError::PasswordProtected) => ReadError::Encrypted { path: path.into() },
+        LoadPdfError::Decryption(DecryptionError::PasswordProtected) => {
+            ReadError::Encrypted { path: path.into() }
+        }
         LoadPdfError::Decryption(e) => {
             ReadError::Damaged { path: path.into(), reason: format!("its encryption cannot be read ({e:?})") }
         }
@@ -43,8 +50,8 @@ pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &Re
             ),
         });
     }
-    let mut settings = InterpreterSettings::default();
-    settings.render_content = RenderContent::PAGE;
+    let settings =
+        InterpreterSettings { render_content: RenderContent::PAGE, ..InterpreterSettings::default() };
     let cache = InterpreterCache::new();
     let mut fonts = FontIndex::new(&pdf, &settings);
     let mut inked = HashMap::new();
@@ -79,7 +86,9 @@ pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &Re
         }
         return Err(ReadError::Empty {
             path: path.into(),
-            reason: format!("no text layer ({count} pages, {images} of them pictures); run OCR on it first (for example: ocrmypdf IN OUT)"),
+            reason: format!(
+                "no text layer ({count} pages, {images} of them pictures); run OCR on it first (for example: ocrmypdf IN OUT)"
+            ),
         });
     }
     if unmapped > 0 {
@@ -97,7 +106,6 @@ pub(crate) fn read_pdf(bytes: Vec<u8>, sha256: String, path: &Path, options: &Re
     let vocabulary = learn(&line_pages);
     let measures = Measures::of(&line_pages);
     let line_pages: Vec<Vec<Line>> = line_pages.into_iter().map(layout::reading_order).collect();
-    if std::env::var("DBG").is_ok() { for l in line_pages.iter().flatten() { eprintln!("p{} c{} x{:.0}-{:.0} y{:.0} s{:.1} b{} m{:.1} f{} {}", l.page, l.column, l.x0, l.x1, l.y, l.size, l.bold, l.math, fonts.face(l.face).name, l.text()); } eprintln!("body {} leading {}", measures.body, measures.leading); }
     let paragraphs = paragraphs(line_pages, &measures, &vocabulary);
     let metadata_title = pdf.metadata().title.as_deref().map(decode_text_string);
     let parts = assemble(paragraphs, &measures, &vocabulary, metadata_title.as_deref());

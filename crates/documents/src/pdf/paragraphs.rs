@@ -55,7 +55,11 @@ impl Measures {
             *sizes.entry((line.size * 5.0).round() as i32).or_default() += line.chars;
         }
         // Neighbouring buckets count for each other: 9.96 and 10.0 are one size.
-        let weight = |k: i32| sizes.get(&k).copied().unwrap_or(0) + sizes.get(&(k - 1)).copied().unwrap_or(0) / 2 + sizes.get(&(k + 1)).copied().unwrap_or(0) / 2;
+        let weight = |k: i32| {
+            sizes.get(&k).copied().unwrap_or(0)
+                + sizes.get(&(k - 1)).copied().unwrap_or(0) / 2
+                + sizes.get(&(k + 1)).copied().unwrap_or(0) / 2
+        };
         let body = sizes.keys().copied().max_by_key(|k| (weight(*k), *k)).map_or(10.0, |k| k as f32 / 5.0);
         let mut steps: HashMap<i32, usize> = HashMap::new();
         for page in pages {
@@ -72,16 +76,19 @@ impl Measures {
                 }
             }
         }
-        let leading = steps.iter().max_by_key(|(k, n)| (**n, -**k)).map_or(1.2 * body, |(k, _)| *k as f32 / 4.0);
+        let leading =
+            steps.iter().max_by_key(|(k, n)| (**n, -**k)).map_or(1.2 * body, |(k, _)| *k as f32 / 4.0);
         let mut edges = HashMap::new();
         for (number, page) in pages.iter().enumerate() {
             for column in 0..=2u8 {
-                let lines: Vec<&Line> =
-                    page.iter().filter(|l| l.column == column && l.chars >= 12).collect();
+                let lines: Vec<&Line> = page.iter().filter(|l| l.column == column && l.chars >= 12).collect();
                 if lines.is_empty() {
                     continue;
                 }
-                edges.insert((number, column), (mode(lines.iter().map(|l| l.x0)), mode_high(lines.iter().map(|l| l.x1))));
+                edges.insert(
+                    (number, column),
+                    (mode(lines.iter().map(|l| l.x0)), mode_high(lines.iter().map(|l| l.x1))),
+                );
             }
         }
         Measures { body, leading, edges }
@@ -114,7 +121,11 @@ fn mode_high(values: impl Iterator<Item = f32>) -> f32 {
 }
 
 /// Cuts lines in reading order into paragraphs.
-pub(crate) fn paragraphs(pages: Vec<Vec<Line>>, measures: &Measures, vocabulary: &Vocabulary) -> Vec<Paragraph> {
+pub(crate) fn paragraphs(
+    pages: Vec<Vec<Line>>,
+    measures: &Measures,
+    vocabulary: &Vocabulary,
+) -> Vec<Paragraph> {
     let mut out: Vec<Paragraph> = Vec::new();
     let mut current: Vec<Line> = Vec::new();
     for line in pages.into_iter().flatten() {
@@ -149,7 +160,9 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
     }
     // The step between the lines of this paragraph so far, else the document's leading in proportion to the size.
     let usual = match current {
-        [.., a, b] if b.y - a.y > 0.5 * size => (b.y - a.y).min(measures.leading * size / measures.body * 1.15),
+        [.., a, b] if b.y - a.y > 0.5 * size => {
+            (b.y - a.y).min(measures.leading * size / measures.body * 1.15)
+        }
         _ => measures.leading * (size / measures.body).max(0.8),
     };
     if step > 1.32 * usual + 0.5 {
@@ -175,7 +188,11 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
     let justified_last = (last.x1 - right).abs() < 1.2 * size;
     let ends_sentence = ends_sentence(&last.text());
     // A first-line indent.
-    if indent > 0.7 * size && indent < 4.5 * size && last_indent.abs() < 0.5 * size && (ends_sentence || !justified_last) {
+    if indent > 0.7 * size
+        && indent < 4.5 * size
+        && last_indent.abs() < 0.5 * size
+        && (ends_sentence || !justified_last)
+    {
         // Hanging indents (references, lists) indent every line but the first.
         let hanging = current.len() == 1 && !ends_sentence;
         return !hanging;
@@ -227,7 +244,9 @@ fn starts_keywords(text: &str) -> bool {
 pub(crate) fn starts_item(text: &str) -> bool {
     let mut chars = text.chars();
     match chars.next() {
-        Some('•' | '◦' | '▪' | '‣' | '∙' | '·' | '■' | '►' | '➢' | '✓' | '–') => chars.next() == Some(' '),
+        Some('•' | '◦' | '▪' | '‣' | '∙' | '·' | '■' | '►' | '➢' | '✓' | '–') => {
+            chars.next() == Some(' ')
+        }
         Some('(') => {
             let label: String = chars.by_ref().take_while(|c| *c != ')').collect();
             !label.is_empty()
