@@ -37,7 +37,7 @@ static NOTE: LazyLock<Regex> = LazyLock::new(|| {
         r"|correspond(?:ing|ence) (?:author|to\b)|correspondence:|work (?:was )?(?:done|performed|conducted|completed) (?:while|during|when|as)",
         r"|(?:during|while) (?:an )?internship|while (?:at|interning|visiting)\b",
         r"|proceedings of the\b|conference on (?:neural|machine|learning|computer|empirical|artificial|knowledge|computational)",
-        r"|copyright (?:©|\(c\)|\d{4}|held|by)|©\s?\d{4}|permission to make digital|personal use is permitted|all rights reserved",
+        r"|copyright (?:©|\(c\)|c\b|\d{4}|held|by)|©\s?\d{4}|permission to make digital|personal use is permitted|all rights reserved",
         r"|licensed under (?:a |the )?(?:creative commons|cc)|distributed under (?:the )?(?:cc|creative)|\bISBN\b|\bISSN\b|doi\.org/10\."
     ))
 });
@@ -58,7 +58,7 @@ static THANKS: LazyLock<Regex> = LazyLock::new(|| {
 
 /// True for a note that belongs to the title page: addresses, venue lines, contribution marks.
 pub(crate) fn is_front_note(text: &str) -> bool {
-    (word_count(text) <= 120) && (EMAIL.is_match(text) || NOTE.is_match(text))
+    (word_count(text) <= 220) && (EMAIL.is_match(text) || NOTE.find(text).is_some_and(|m| m.start() <= 60))
         || word_count(text) <= 40
             && AFFILIATION.find_iter(text).count() >= 1
             && !text.trim_end().ends_with('.')
@@ -140,6 +140,16 @@ fn is_note(paragraph: &str) -> bool {
         return true;
     }
     if words <= 120 && THANKS.is_match(paragraph) && paragraph.starts_with("Footnote") {
+        return true;
+    }
+    if words <= 30 && AFFILIATION.find_iter(paragraph).count() >= 2 || words <= 20 && NOTE.is_match(paragraph)
+    {
+        return true;
+    }
+    if words <= 250
+        && paragraph.starts_with("Footnote")
+        && NOTE.find(paragraph).is_some_and(|m| m.start() <= 30)
+    {
         return true;
     }
     // A long paragraph that mentions a proceedings volume is an argument, a short one is a venue line.

@@ -197,7 +197,7 @@ impl Reader {
                 let key = self.key();
                 self.paper.label(&key);
             }
-            "ref" | "eqref" | "pageref" | "autoref" | "cref" | "Cref" | "nameref" | "vref"
+            "ref" | "eqref" | "pageref" | "autoref" | "cref" | "Cref" | "nameref" | "vref" | "subref"
             | "autopageref" | "figref" | "secref" | "tabref" | "Autoref" => self.reference(name),
             "bibliography" | "addbibresource" => {
                 self.input.optional();
