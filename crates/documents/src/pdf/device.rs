@@ -57,7 +57,7 @@ pub(crate) struct PageContent {
     pub(crate) height: f32,
     /// Glyphs whose meaning the file does not tell.
     pub(crate) unmapped: usize,
-    /// Share of the page that its largest image covers.
+    /// Share of the page that opaque images cover (overlaps count twice).
     pub(crate) image_cover: f32,
 }
 
@@ -276,8 +276,10 @@ impl<'a> Device<'a> for Recorder<'_> {
         self.clips.pop();
     }
 
-    fn push_transparency_group(&mut self, opacity: f32, _: Option<SoftMask<'a>>, _: BlendMode) {
-        let product = self.opacity() * opacity;
+    fn push_transparency_group(&mut self, opacity: f32, mask: Option<SoftMask<'a>>, _: BlendMode) {
+        // What a mask lets through is not followed: seen, but not opaque.
+        let through = if mask.is_some() { 0.9 } else { 1.0 };
+        let product = self.opacity() * opacity * through;
         self.opacities.push(product);
     }
 
@@ -291,16 +293,18 @@ impl<'a> Device<'a> for Recorder<'_> {
         let unit = Rect::new(0.0, 0.0, f64::from(image.width()), f64::from(image.height()));
         let bounds = props.transform.transform_rect_bbox(unit);
         let visible = bounds.intersect(self.page).intersect(self.clip());
-        if visible.width() > 0.0 && visible.height() > 0.0 {
-            self.image_cover = self.image_cover.max(visible.area() / self.page.area().max(1.0));
-        }
         // A stencil paints with holes: neither a background of one colour nor a cover.
+        // A scan may come in strips: their areas add up.
+        let share = visible.width().max(0.0) * visible.height().max(0.0) / self.page.area().max(1.0);
         match image {
-            Image::Stencil(_) => {}
+            Image::Stencil(_) => self.image_cover += share,
             Image::Raster(_) if props.soft_mask.is_some() => self.add_area(bounds, None, None, false),
             Image::Raster(raster) => {
                 let dict = raster.stream().dict();
                 let solid = !dict.contains_key(b"SMask") && !dict.contains_key(b"Mask");
+                if solid {
+                    self.image_cover += share;
+                }
                 self.add_area(bounds, None, None, solid);
             }
         }

@@ -5,7 +5,7 @@
 //! 3. `furniture` takes away page numbers, running heads and line numbers.
 //! 4. `paragraphs` cuts the lines; `classify` and `title` say what each paragraph is; `structure` puts the paper together,
 //!    `entries` its bibliography.
-//! 5. `hidden` turns what a human cannot see into findings.
+//! 5. `hidden` turns what a human cannot see into findings; `layers` finds text in layers that are off.
 
 mod classify;
 mod device;
@@ -13,6 +13,7 @@ mod entries;
 mod fonts;
 mod furniture;
 mod hidden;
+mod layers;
 mod layout;
 mod lines;
 mod pages;

@@ -2,6 +2,7 @@
 
 use super::device::{Glyph, PageContent, Recorder};
 use super::fonts::FontIndex;
+use super::layers::Layers;
 use super::lines::{Line, Piece, pieces};
 use super::paragraphs::{Measures, paragraphs};
 use super::structure::assemble;
@@ -9,6 +10,7 @@ use super::{furniture, hidden, layout};
 use crate::read::ReadOptions;
 use crate::text::{Vocabulary, collapse, ends_in_hyphen};
 use crate::{Document, Finding, ReadError, Severity, Source};
+use hayro_font::FontCache;
 use hayro_interpret::{Context, InterpreterCache, InterpreterSettings, RenderContent, interpret_page};
 use hayro_syntax::page::Page;
 use hayro_syntax::{DecryptionError, LoadPdfError, Pdf};
@@ -55,6 +57,8 @@ pub(crate) fn read_pdf(
     let cache = InterpreterCache::new();
     let mut fonts = FontIndex::new(&pdf, &settings);
     let mut inked = HashMap::new();
+    let layers = Layers::of(&pdf);
+    let layer_fonts = FontCache::new();
     let mut findings: Vec<Finding> = Vec::new();
     let mut piece_pages: Vec<Vec<Piece>> = Vec::with_capacity(count);
     let mut heights = Vec::with_capacity(count);
@@ -71,6 +75,7 @@ pub(crate) fn read_pdf(
         }
         let mut content = interpret(page, &pdf, &cache, &settings, &mut fonts, &mut inked);
         findings.extend(hidden::separate(&mut content, number, &fonts));
+        findings.extend(layers.finding(page, number, &layer_fonts, &settings));
         unmapped += content.unmapped;
         total += content.glyphs.len();
         images += usize::from(content.image_cover > 0.02);
