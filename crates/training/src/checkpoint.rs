@@ -96,13 +96,14 @@ pub(crate) fn list(out: &Path) -> Vec<(usize, PathBuf)> {
 pub(crate) fn restore(folder: &Path, decoder: &Decoder) -> Result<(AdamW, Position), TrainError> {
     let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu)?;
     for (name, variable) in decoder.variables() {
-        let tensor = tensors
-            .get(name)
-            .ok_or_else(|| TrainError::Recipe(format!("{}: has no {name}; another model?", folder.display())))?;
+        let tensor = tensors.get(name).ok_or_else(|| {
+            TrainError::Recipe(format!("{}: has no {name}; another model?", folder.display()))
+        })?;
         variable.set(&tensor.to_device(variable.device())?)?;
     }
     let mut adamw = AdamW::default();
-    for (name, tensor) in candle_core::safetensors::load(folder.join("optimizer.safetensors"), &Device::Cpu)? {
+    for (name, tensor) in candle_core::safetensors::load(folder.join("optimizer.safetensors"), &Device::Cpu)?
+    {
         let Some((which, name)) = name.split_once('.') else { continue };
         let moments = adamw.moments.entry(name.to_string()).or_insert_with(Moments::default);
         let values = tensor.to_vec1::<f32>()?;
@@ -114,8 +115,8 @@ pub(crate) fn restore(folder: &Path, decoder: &Decoder) -> Result<(AdamW, Positi
     }
     let path = folder.join("position.json");
     let text = fs::read(&path).map_err(TrainError::io(&path))?;
-    let position: Position = serde_json::from_slice(&text)
-        .map_err(|e| TrainError::Recipe(format!("{}: {e}", path.display())))?;
+    let position: Position =
+        serde_json::from_slice(&text).map_err(|e| TrainError::Recipe(format!("{}: {e}", path.display())))?;
     adamw.step = position.step;
     Ok((adamw, position))
 }

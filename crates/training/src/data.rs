@@ -95,7 +95,11 @@ impl Reading<'_> {
             examples.rows.push(Example { row: i + 1, ids, mask });
         }
         if examples.rows.is_empty() {
-            return Err(TrainError::Data { path: path.into(), row: 1, what: "the file holds no usable row".into() });
+            return Err(TrainError::Data {
+                path: path.into(),
+                row: 1,
+                what: "the file holds no usable row".into(),
+            });
         }
         Ok(examples)
     }
@@ -139,7 +143,8 @@ impl Reading<'_> {
 
     /// Every assistant turn counts, its end-of-turn token included.
     fn dialogue(&self, messages: &[Value], all: bool) -> Result<(Vec<u32>, Vec<bool>), String> {
-        let render = |n: usize, open: bool| self.chat.render(&&messages[..n], open).map_err(|e| e.to_string());
+        let render =
+            |n: usize, open: bool| self.chat.render(&&messages[..n], open).map_err(|e| e.to_string());
         let (mut text, mut ids, mut mask) = (String::new(), Vec::new(), Vec::new());
         for (i, message) in messages.iter().enumerate() {
             let assistant = message["role"] == "assistant";
@@ -151,7 +156,9 @@ impl Reading<'_> {
             }
             for (upto, counts) in [(render(i, true)?, all), (render(i + 1, false)?, true)] {
                 let Some(piece) = upto.strip_prefix(&text) else {
-                    return Err("the chat template rewrites earlier turns; give prompt and completion instead".into());
+                    return Err(
+                        "the chat template rewrites earlier turns; give prompt and completion instead".into(),
+                    );
                 };
                 let mut new = self.tokenizer.encode(piece).map_err(|e| e.to_string())?;
                 // What a template puts after the end of a turn (a line break) is never generated.

@@ -33,7 +33,9 @@ pub enum TrainError {
     #[error("{0}")]
     Tensor(#[from] candle_core::Error),
     /// The loss became NaN or infinite.
-    #[error("step {step}: the loss is {loss}; rows {rows:?} of the training file; the last checkpoint is intact")]
+    #[error(
+        "step {step}: the loss is {loss}; rows {rows:?} of the training file; the last checkpoint is intact"
+    )]
     NotFinite {
         /// Which step.
         step: usize,

@@ -9,6 +9,7 @@ mod adamw;
 mod checkpoint;
 mod data;
 mod error;
+mod evaluation;
 pub mod ngram;
 mod recipe;
 mod schedule;
@@ -16,6 +17,7 @@ mod trainer;
 
 pub use data::{Example, Examples, Reading, order};
 pub use error::TrainError;
+pub use evaluation::{Evaluation, evaluate};
 pub use recipe::{Kind, LossOn, Objective, Optimizer, Overlong, Recipe, Save, Scheduler};
 pub use schedule::learning_rate;
-pub use trainer::{Evaluation, Trainer, Watch};
+pub use trainer::{Trainer, Watch};

@@ -190,10 +190,36 @@ mod defaults {
 
 /// Every key of a recipe, for the nearest name.
 const KEYS: [&str; 30] = [
-    "kind", "model", "out", "seed", "data", "objective", "optimizer", "save", "train", "eval", "max_length",
-    "overlong", "shuffle", "loss_on", "learning_rate", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay",
-    "max_grad_norm", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs", "batch_size",
-    "gradient_accumulation_steps", "every", "keep", "lora", "reference_model",
+    "kind",
+    "model",
+    "out",
+    "seed",
+    "data",
+    "objective",
+    "optimizer",
+    "save",
+    "train",
+    "eval",
+    "max_length",
+    "overlong",
+    "shuffle",
+    "loss_on",
+    "learning_rate",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "weight_decay",
+    "max_grad_norm",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_steps",
+    "num_train_epochs",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "every",
+    "keep",
+    "lora",
+    "reference_model",
 ];
 
 impl Recipe {
@@ -226,7 +252,9 @@ impl Recipe {
         }
         for key in ["lora", "reference_model"] {
             if table.contains_key(key) {
-                return Err(bad(format!("{key}: this version trains all parameters by `kind = \"sft\"` only")));
+                return Err(bad(format!(
+                    "{key}: this version trains all parameters by `kind = \"sft\"` only"
+                )));
             }
         }
         if let Some(kind @ ("reward" | "preference")) = table.get("kind").and_then(|k| k.as_str()) {
@@ -261,7 +289,11 @@ impl Recipe {
 }
 
 fn nearest(word: &str) -> Option<&'static str> {
-    KEYS.into_iter().map(|k| (strsim::damerau_levenshtein(word, k), k)).min().filter(|(d, _)| *d <= 4).map(|(_, k)| k)
+    KEYS.into_iter()
+        .map(|k| (strsim::damerau_levenshtein(word, k), k))
+        .min()
+        .filter(|(d, _)| *d <= 4)
+        .map(|(_, k)| k)
 }
 
 fn one_line(error: &toml::de::Error) -> String {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use fs4::FileExt;
 use models::{LoadOptions, Model, ModelSource};
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::adamw::AdamW;
 use crate::checkpoint::{self, Position};
 use crate::data::{self, Example, Reading};
 use crate::error::TrainError;
+use crate::evaluation::{Evaluation, evaluate, mean_loss};
 use crate::recipe::Recipe;
 use crate::schedule::learning_rate;
 
@@ -31,15 +32,6 @@ pub trait Watch {
 }
 
 impl Watch for () {}
-
-/// Held-out figures.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// Mean negative log-probability of the tokens that count, in nats.
-    pub loss: f64,
-    /// How many.
-    pub tokens: usize,
-}
 
 /// A model in training.
 pub struct Trainer {
@@ -158,7 +150,7 @@ impl Trainer {
     fn report_evaluation(&mut self, watch: &mut dyn Watch) -> Result<(), TrainError> {
         let e = self.evaluate()?;
         let line = json!({"step": self.position.step, "eval_loss": e.loss, "eval_perplexity": e.loss.exp(),
-            "eval_tokens": e.tokens});
+            "eval_bits_per_byte": e.bits_per_byte, "eval_tokens": e.tokens});
         self.log(&line)?;
         watch.step(&line, self.total);
         Ok(())
@@ -225,32 +217,8 @@ impl Trainer {
         rows
     }
 
-    /// −Σ log p / `denominator` over the rows' tokens that count.
-    fn loss(&self, rows: &[&Example], denominator: usize) -> Result<(Tensor, usize), TrainError> {
-        let segments: Vec<Vec<u32>> = rows.iter().map(|r| r.ids.clone()).collect();
-        let hidden = self.model.decoder.forward_packed(&segments)?;
-        let (mut index, mut targets) = (Vec::new(), Vec::new());
-        let mut first = 0u32;
-        for row in rows {
-            for t in 1..row.ids.len() {
-                if row.mask[t] {
-                    index.push(first + t as u32 - 1);
-                    targets.push(row.ids[t]);
-                }
-            }
-            first += row.ids.len() as u32;
-        }
-        let count = targets.len();
-        let picked = hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?;
-        let Some(weight) = self.model.decoder.head_weight() else {
-            return Err(TrainError::Recipe("the model was not loaded for training".into()));
-        };
-        let logprobs = kernels::token_logprobs(&picked, weight, &targets)?;
-        Ok(((logprobs.sum_all()?.neg()? / denominator as f64)?, count))
-    }
-
     fn pass(&self, rows: &[&Example], denominator: usize) -> Result<Pass, TrainError> {
-        let (loss, tokens) = self.loss(rows, denominator)?;
+        let (loss, tokens) = mean_loss(&self.model, rows, denominator)?;
         let value = f64::from(loss.to_scalar::<f32>()?);
         let store = loss.backward()?;
         let mut gradients = BTreeMap::new();
@@ -262,18 +230,12 @@ impl Trainer {
         Ok(Pass { loss: value, tokens, gradients })
     }
 
-    /// Mean loss over the held-out rows, row by row.
+    /// Figures on the held-out rows.
     ///
     /// # Errors
     /// If a tensor operation fails.
     pub fn evaluate(&self) -> Result<Evaluation, TrainError> {
-        let (mut sum, mut tokens) = (0.0, 0);
-        for row in &self.eval {
-            let (loss, count) = self.loss(&[row], 1)?;
-            sum += f64::from(loss.to_scalar::<f32>()?);
-            tokens += count;
-        }
-        Ok(Evaluation { loss: sum / tokens.max(1) as f64, tokens })
+        evaluate(&self.model, &self.eval)
     }
 
     fn log(&self, line: &serde_json::Value) -> Result<(), TrainError> {

@@ -7,7 +7,8 @@ use serde_json::Value;
 use training::{Recipe, TrainError, Trainer, Watch};
 
 fn goldens() -> Option<PathBuf> {
-    let shared = std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+    let shared = std::env::var("CYCLE_SHARED")
+        .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
     let path = Path::new(&shared).join("goldens/train");
     if !path.exists() {
         eprintln!("skipped: the goldens in shared/ are not here");
@@ -94,9 +95,11 @@ fn runs_follow_trl_step_by_step() {
             }
         }
         let tensors =
-            candle_core::safetensors::load(done.join("model.safetensors"), &candle_core::Device::Cpu).unwrap();
+            candle_core::safetensors::load(done.join("model.safetensors"), &candle_core::Device::Cpu)
+                .unwrap();
         for (parameter, expected) in run["final"].as_object().unwrap() {
-            let norm = tensors[parameter].sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            let norm =
+                tensors[parameter].sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
             assert!(close(f64::from(norm), expected[1].as_f64().unwrap(), 1e-4), "{name} {parameter}");
         }
     }
@@ -124,7 +127,10 @@ fn learning_rates_are_those_of_transformers() {
         let total = s["steps"].as_u64().unwrap() as usize;
         for (step, expected) in s["lr"].as_array().unwrap().iter().enumerate() {
             let got = training::learning_rate(&optimizer, step, total);
-            assert!((got - expected.as_f64().unwrap()).abs() < 1e-12, "{name} step {step}: {got} for {expected}");
+            assert!(
+                (got - expected.as_f64().unwrap()).abs() < 1e-12,
+                "{name} step {step}: {got} for {expected}"
+            );
         }
         checked += 1;
     }
@@ -148,7 +154,9 @@ fn resuming_ends_in_the_same_bits_as_never_stopping() {
     let resumed = Trainer::new(broken, true, &mut ()).unwrap().run(&mut ()).unwrap();
     let bytes = |p: PathBuf| fs::read(p.join("model.safetensors")).unwrap();
     assert!(bytes(straight) == bytes(resumed));
-    let count = |out: &str| fs::read_to_string(folder.path().join(out).join("metrics.jsonl")).unwrap().lines().count();
+    let count = |out: &str| {
+        fs::read_to_string(folder.path().join(out).join("metrics.jsonl")).unwrap().lines().count()
+    };
     assert_eq!((count("whole"), count("broken")), (20, 20));
 }
 
