@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
+use rayon::prelude::*;
+
+use crate::pack::{matmul, transpose};
 use crate::tensor::{from_vec, operand, with_f32};
 
 /// Rows whose logits are held at once.
-const CHUNK: usize = 128;
+const CHUNK: usize = 256;
 
 /// log softmax(hidden · weightᵀ)[target] for every row.
 ///
@@ -38,13 +41,12 @@ impl Head {
         mut f: impl FnMut(usize, usize, Vec<f32>, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let (tokens, vocabulary) = (hidden.dim(0)?, weight.dim(0)?);
-        let transposed = weight.t()?;
         for from in (0..tokens).step_by(CHUNK) {
             let rows = CHUNK.min(tokens - from);
-            let logits = hidden.narrow(0, from, rows)?.matmul(&transposed)?;
+            let logits = crate::linear(&hidden.narrow(0, from, rows)?, weight)?;
             let mut p = logits.flatten_all()?.to_vec1::<f32>()?;
             let logprobs: Vec<f32> = p
-                .chunks_exact_mut(vocabulary)
+                .par_chunks_exact_mut(vocabulary)
                 .enumerate()
                 .map(|(i, row)| {
                     let target = row[self.targets[from + i] as usize];
@@ -83,24 +85,23 @@ impl CustomOp2 for Head {
         let (h, w) = (h.detach(), w.detach());
         let grad = grad.contiguous()?;
         let grad = with_f32(&grad, |g| Ok(g.to_vec()))?;
-        let vocabulary = w.dim(0)?;
-        let mut dh = Vec::new();
-        let mut dw = w.zeros_like()?;
+        let (vocabulary, width) = w.dims2()?;
+        let mut dh = Vec::with_capacity(grad.len() * width);
+        let mut dw = vec![0f32; vocabulary * width];
         self.chunks(&h, &w, |from, rows, mut p, _| {
-            if grad[from..from + rows].iter().all(|&g| g == 0.0) {
-                dh.push(h.narrow(0, from, rows)?.zeros_like()?);
-                return Ok(());
-            }
             for (i, row) in p.chunks_exact_mut(vocabulary).enumerate() {
                 let g = grad[from + i];
                 row.iter_mut().for_each(|p| *p *= -g);
                 row[self.targets[from + i] as usize] += g;
             }
-            let dlogits = from_vec(p, (rows, vocabulary))?;
-            dh.push(dlogits.matmul(&w)?);
-            dw = (&dw + dlogits.t()?.matmul(&h.narrow(0, from, rows)?)?)?;
+            let part = with_f32(&w, |w| Ok(matmul(&p, rows, w, vocabulary, width)))?;
+            dh.extend(part);
+            let transposed = transpose(&p, rows, vocabulary);
+            let part = with_f32(&h.narrow(0, from, rows)?, |h| Ok(matmul(&transposed, vocabulary, h, rows, width)))?;
+            dw.par_iter_mut().zip(part).for_each(|(a, b)| *a += b);
             Ok(())
         })?;
-        Ok((Some(Tensor::cat(&dh, 0)?), Some(dw)))
+        let (dh, dw) = (from_vec(dh, (grad.len(), width))?, from_vec(dw, (vocabulary, width))?);
+        Ok((Some(dh), Some(dw)))
     }
 }

@@ -21,7 +21,7 @@ pub use attention::PackedAttention;
 pub use elementwise::{RotaryTable, rms_norm, rope, swiglu};
 pub use head::token_logprobs;
 pub use mmap::{Mmap, mmap};
-pub use pack::{PackedWeight, WeightType};
+pub use pack::{PackedWeight, WeightType, linear};
 pub use paged::{BLOCK, KvBlock, KvShape, PagedSegment, paged_attention};
 pub use simd::Level;
 

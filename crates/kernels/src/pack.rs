@@ -299,3 +299,103 @@ unsafe fn tile<L: Lanes, T, const M: usize>(
         }
     }
 }
+
+impl PackedWeight {
+    /// Packs a row-major matrix `[inputs, outputs]` as it stands: the product with it is `x · matrix`.
+    fn pack_rows(matrix: &[f32], inputs: usize, outputs: usize) -> Self {
+        let panels = outputs.div_ceil(PANEL);
+        let mut data = vec![0f32; panels * inputs * PANEL];
+        data.par_chunks_mut(inputs * PANEL).enumerate().for_each(|(p, panel)| {
+            let columns = PANEL.min(outputs - p * PANEL);
+            for k in 0..inputs {
+                panel[k * PANEL..k * PANEL + columns]
+                    .copy_from_slice(&matrix[k * outputs + p * PANEL..][..columns]);
+            }
+        });
+        Self { inputs, outputs, storage: Storage::F32(data) }
+    }
+
+    fn times(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let mut out = vec![0f32; rows * self.outputs];
+        self.product(x, rows, None, &mut out);
+        out
+    }
+}
+
+/// `x · weightᵀ` for training: `[rows, in]` by `[out, in]`, f32, differentiable in both.
+///
+/// On the CPU forward and backward run over packed panels, packed anew at each call since the weight moves.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() {
+        return x.matmul(&weight.t()?);
+    }
+    x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)
+}
+
+struct Linear;
+
+impl candle_core::CustomOp2 for Linear {
+    fn name(&self) -> &'static str {
+        "cycle-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &candle_core::CpuStorage,
+        lx: &candle_core::Layout,
+        w: &candle_core::CpuStorage,
+        lw: &candle_core::Layout,
+    ) -> Result<(candle_core::CpuStorage, candle_core::Shape)> {
+        let (rows, inputs) = lx.shape().dims2()?;
+        let (outputs, width) = lw.shape().dims2()?;
+        if inputs != width {
+            candle_core::bail!("linear: {:?} by {:?}", lx.dims(), lw.dims());
+        }
+        let (x, w) = (crate::tensor::operand(x, lx)?, crate::tensor::operand(w, lw)?);
+        let transposed = transpose(w, outputs, inputs);
+        let out = matmul(x, rows, &transposed, inputs, outputs);
+        Ok((candle_core::CpuStorage::F32(out), candle_core::Shape::from((rows, outputs))))
+    }
+
+    /// dx = g · W, dW = gᵀ · x.
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((rows, inputs), (outputs, _)) = (x.dims2()?, w.dims2()?);
+        let grad = grad.contiguous()?;
+        let (dx, dw) = with_f32(x, |x| {
+            with_f32(w, |w| {
+                with_f32(&grad, |g| {
+                    let dx = matmul(g, rows, w, outputs, inputs);
+                    let dw = matmul(&transpose(g, rows, outputs), outputs, x, rows, inputs);
+                    Ok((dx, dw))
+                })
+            })
+        })?;
+        Ok((Some(from_vec(dx, (rows, inputs))?), Some(from_vec(dw, (outputs, inputs))?)))
+    }
+}
+
+/// `a · b` for row-major `a` `[m, k]` and `b` `[k, n]`.
+pub(crate) fn matmul(a: &[f32], m: usize, b: &[f32], k: usize, n: usize) -> Vec<f32> {
+    PackedWeight::pack_rows(b, k, n).times(a, m)
+}
+
+/// Row-major `[rows, columns]` to `[columns, rows]`, by tiles that stay in the cache.
+pub(crate) fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    const TILE: usize = 32;
+    let mut out = vec![0f32; rows * columns];
+    out.par_chunks_mut(TILE * rows).enumerate().for_each(|(block, out)| {
+        let from = block * TILE;
+        let width = TILE.min(columns - from);
+        for row in (0..rows).step_by(TILE) {
+            for r in row..(row + TILE).min(rows) {
+                for c in 0..width {
+                    out[c * rows + r] = matrix[r * columns + from + c];
+                }
+            }
+        }
+    });
+    out
+}

@@ -60,7 +60,7 @@ impl Linear {
         match &self.weight {
             Matrix::Packed(w) => w.linear(x, self.bias.as_ref()),
             Matrix::Dense(w) => {
-                let y = x.to_dtype(w.dtype())?.matmul(&w.t()?)?;
+                let y = kernels::linear(&x.to_dtype(w.dtype())?, w)?;
                 match &self.bias {
                     Some(b) => y.broadcast_add(b)?.to_dtype(x.dtype()),
                     None => y.to_dtype(x.dtype()),
