@@ -61,7 +61,7 @@ impl Trainer {
         fs::create_dir_all(&recipe.out).map_err(TrainError::io(&recipe.out))?;
         let path = recipe.out.join("lock");
         let lock = fs::File::create(&path).map_err(TrainError::io(&path))?;
-        if !FileExt::try_lock(&lock).is_ok() {
+        if FileExt::try_lock(&lock).is_err() {
             return Err(TrainError::Locked(recipe.out.clone()));
         }
         let source = ModelSource { path: recipe.model.clone(), adapter: None };
@@ -129,7 +129,7 @@ impl Trainer {
             self.step(watch)?;
             let done = self.position.step == self.total;
             let stop = watch.cancelled();
-            if self.position.step % self.recipe.save.every.max(1) == 0 || done || stop {
+            if self.position.step.is_multiple_of(self.recipe.save.every.max(1)) || done || stop {
                 self.save()?;
                 if !self.eval.is_empty() && !stop {
                     self.report_evaluation(watch)?;

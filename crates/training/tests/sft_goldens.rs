@@ -1,4 +1,5 @@
 //! Fine-tuning runs step by step against TRL, and resumption to the same bits.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -105,6 +106,84 @@ fn runs_follow_trl_step_by_step() {
     }
 }
 
+/// One step over all of `rows` in one batch: its loss and the norm of its gradient.
+fn one_step(folder: &Path, rows: &[Value], extra: (&str, &str)) -> (f64, f64) {
+    let lines: String = rows.iter().map(|r| format!("{r}\n")).collect();
+    fs::write(folder.join("train.jsonl"), lines).unwrap();
+    let text = format!(
+        "kind = \"sft\"\nmodel = {:?}\nout = {:?}\n[data]\ntrain = {:?}\nshuffle = false\n{}\n[objective]\n{}\n\
+         [optimizer]\nlearning_rate = 1e-3\nbatch_size = {}\nmax_steps = 1\n",
+        folder.join("model"),
+        folder.join("step"),
+        folder.join("train.jsonl"),
+        extra.0,
+        extra.1,
+        rows.len()
+    );
+    let mut lines = Lines::default();
+    Trainer::new(Recipe::parse(&text, &[]).unwrap(), false, &mut lines).unwrap().run(&mut lines).unwrap();
+    (lines.lines[0]["loss"].as_f64().unwrap(), lines.lines[0]["grad_norm"].as_f64().unwrap())
+}
+
+#[test]
+fn loss_and_gradient_norm_are_those_of_trl() {
+    let Some(goldens) = goldens() else { return };
+    let losses = json(&goldens.join("losses.json"));
+    let data = json(&goldens.join("data.json"));
+    let sft = data["sft"].as_array().unwrap().clone();
+    let ids = |v: &Value| v.as_array().unwrap().clone();
+    let pairs: Vec<Value> = data["pairs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| {
+            let (prompt, chosen) = (ids(&p["prompt"]), ids(&p["chosen"]));
+            let mask: Vec<u8> = (0..prompt.len() + chosen.len()).map(|i| u8::from(i >= prompt.len())).collect();
+            let all = [prompt, chosen].concat();
+            serde_json::json!({"input_ids": all, "mask": mask})
+        })
+        .collect();
+    for (case, rows, extra) in [
+        ("llama/sft/assistant_only", &sft, ("", "")),
+        ("llama/sft/padding_free", &sft, ("", "")),
+        ("llama/sft/full_sequence", &sft, ("", "loss_on = \"all\"")),
+        ("llama/sft/completion_only", &pairs, ("", "")),
+        ("llama/sft/trunc10", &sft, ("max_length = 10", "")),
+        ("qwen2/sft/assistant_only", &sft, ("", "")),
+    ] {
+        let expected = losses["cases"].as_array().unwrap().iter().find(|c| c["name"] == case).unwrap();
+        let folder = setting(&goldens, expected["model"].as_str().unwrap());
+        let (loss, norm) = one_step(folder.path(), rows, extra);
+        assert!(close(loss, expected["loss_f64"].as_f64().unwrap(), 1e-4), "{case}: loss {loss}");
+        assert!(close(norm, expected["grad_norm_f64"].as_f64().unwrap(), 1e-4), "{case}: norm {norm}");
+    }
+}
+
+#[test]
+fn overlong_rows_are_refused_left_out_or_cut() {
+    let Some(goldens) = goldens() else { return };
+    let data = json(&goldens.join("data.json"));
+    let folder = setting(&goldens, "llama");
+    let rows = data["sft"].as_array().unwrap();
+    let longest = rows.iter().map(|r| r["input_ids"].as_array().unwrap().len()).max().unwrap();
+    let lines: String = rows.iter().map(|r| format!("{r}\n")).collect();
+    fs::write(folder.path().join("train.jsonl"), lines).unwrap();
+    let make = |how: &str| {
+        let text = format!(
+            "kind = \"sft\"\nmodel = {:?}\nout = {:?}\n[data]\ntrain = {:?}\nmax_length = {}\noverlong = {how:?}\n\
+             [optimizer]\nlearning_rate = 1e-3\nnum_train_epochs = 1\nbatch_size = 1\n",
+            folder.path().join("model"),
+            folder.path().join(how),
+            folder.path().join("train.jsonl"),
+            longest - 1,
+        );
+        Trainer::new(Recipe::parse(&text, &[]).unwrap(), false, &mut ()).map(|t| t.total_steps())
+    };
+    assert!(matches!(make("error"), Err(TrainError::Data { .. })));
+    assert!(make("skip").unwrap() < rows.len());
+    assert_eq!(make("truncate").unwrap(), rows.len());
+}
+
 #[test]
 fn learning_rates_are_those_of_transformers() {
     let Some(goldens) = goldens() else { return };
@@ -173,6 +252,18 @@ fn two_trainings_do_not_share_a_folder() {
     ));
     drop(first);
     assert!(Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()).is_ok());
+}
+
+#[test]
+fn what_this_version_does_not_train_is_said_plainly() {
+    for (text, word) in [
+        ("kind = \"reward\"\n", "reward"),
+        ("kind = \"preference\"\n", "preference"),
+        ("kind = \"sft\"\n[lora]\nr = 16\n", "lora"),
+    ] {
+        let error = Recipe::parse(text, &[]).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("version") && !error.contains('\n'), "{error}");
+    }
 }
 
 #[test]
