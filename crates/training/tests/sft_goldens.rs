@@ -138,7 +138,8 @@ fn loss_and_gradient_norm_are_those_of_trl() {
         .iter()
         .map(|p| {
             let (prompt, chosen) = (ids(&p["prompt"]), ids(&p["chosen"]));
-            let mask: Vec<u8> = (0..prompt.len() + chosen.len()).map(|i| u8::from(i >= prompt.len())).collect();
+            let mask: Vec<u8> =
+                (0..prompt.len() + chosen.len()).map(|i| u8::from(i >= prompt.len())).collect();
             let all = [prompt, chosen].concat();
             serde_json::json!({"input_ids": all, "mask": mask})
         })

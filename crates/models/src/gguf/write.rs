@@ -30,16 +30,29 @@ pub struct GgufHeader<'a> {
     pub eos: Option<u32>,
 }
 
-/// Writes a llama-architecture decoder as GGUF: matrices quantised to `kind` (rows that do not fit its blocks to
-/// Q8_0, then F32), norms in f32. The file appears whole, by rename.
+/// Writes a llama-architecture decoder as GGUF with all matrices quantised to `kind`; see [`write_mixed`].
 ///
 /// # Errors
-/// If the architecture is another one, a tensor is missing, or the disk is full.
+/// As [`write_mixed`].
 pub fn write(
     path: &Path,
     header: &GgufHeader<'_>,
     weights: &dyn WeightSource,
     kind: GgmlDType,
+) -> Result<(), ModelError> {
+    write_mixed(path, header, weights, &|_| kind)
+}
+
+/// Writes a llama-architecture decoder as GGUF: each matrix quantised to what `kind` says for its Hugging Face name
+/// (rows that do not fit its blocks to Q8_0, then F32), norms in f32. The file appears whole, by rename.
+///
+/// # Errors
+/// If the architecture or the tokenizer is another one, a tensor is missing, or the disk is full.
+pub fn write_mixed(
+    path: &Path,
+    header: &GgufHeader<'_>,
+    weights: &dyn WeightSource,
+    kind: &dyn Fn(&str) -> GgmlDType,
 ) -> Result<(), ModelError> {
     let c = header.config;
     if c.architecture != Architecture::Llama || c.rope.scaling != RopeScaling::None {
@@ -132,6 +145,7 @@ pub fn write(
         } else if name.contains("k_proj") {
             tensor = rotate_halves(&tensor, c.num_kv_heads, false)?;
         }
+        let kind = kind(&name);
         let width = tensor.dims().last().copied().unwrap_or(0);
         let dtype = if tensor.rank() < 2 {
             GgmlDType::F32

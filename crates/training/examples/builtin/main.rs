@@ -4,7 +4,7 @@
 //! builtin prepare  REVIEWS_DIR OUT_DIR
 //! builtin prune    MODEL.gguf CORPUS.jsonl OUT_DIR LAYERS VOCABULARY      (LAYERS as 0,1,2,29)
 //! builtin train    RECIPE.toml [--resume]
-//! builtin quantize FOLDER OUT.gguf NAME
+//! builtin quantize FOLDER OUT.gguf NAME KIND                             (KIND as q4_1, q5_0, q5_1, q8_0)
 //! builtin evaluate MODEL ROWS.jsonl [ROWS]
 //! builtin ngram    MODEL TRAIN.jsonl ROWS.jsonl TOKENS
 //! ```
@@ -51,7 +51,9 @@ fn main() -> Outcome {
         }
         ["train", recipe] => train(Path::new(recipe), false),
         ["train", recipe, "--resume"] => train(Path::new(recipe), true),
-        ["quantize", folder, out, name] => prune::quantize(Path::new(folder), Path::new(out), name),
+        ["quantize", folder, out, name, kind] => {
+            prune::quantize(Path::new(folder), Path::new(out), name, kind)
+        }
         ["evaluate", model, rows] => measure::evaluate(Path::new(model), Path::new(rows), usize::MAX),
         ["evaluate", model, rows, n] => measure::evaluate(Path::new(model), Path::new(rows), n.parse()?),
         ["ngram", model, train, rows, tokens] => {

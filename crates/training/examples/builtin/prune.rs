@@ -144,8 +144,15 @@ fn trim(tokenizer: &Tokenizer, corpus: &Path, size: usize) -> Result<(Tokenizer,
     Ok((Tokenizer::from_json(json.to_string().as_bytes())?, kept))
 }
 
-/// Matrices in Q4_1, the embedding (which is the head too) in Q8_0.
-pub fn quantize(folder: &Path, out: &Path, name: &str) -> Result<(), Box<dyn Error>> {
+/// Matrices of `kind`, the embedding (which is the head too) in Q8_0.
+pub fn quantize(folder: &Path, out: &Path, name: &str, kind: &str) -> Result<(), Box<dyn Error>> {
+    let kind = match kind {
+        "q4_1" => GgmlDType::Q4_1,
+        "q5_0" => GgmlDType::Q5_0,
+        "q5_1" => GgmlDType::Q5_1,
+        "q8_0" => GgmlDType::Q8_0,
+        other => return Err(format!("{other}: one of q4_1, q5_0, q5_1, q8_0").into()),
+    };
     let source = ModelSource { path: folder.into(), adapter: None };
     let model = Model::load(&source, &LoadOptions::default())?;
     let header = GgufHeader {
@@ -157,7 +164,8 @@ pub fn quantize(folder: &Path, out: &Path, name: &str) -> Result<(), Box<dyn Err
         eos: model.eos.first().copied(),
     };
     let weights = SafetensorsFolder::open(folder)?;
-    models::gguf::write(out, &header, &weights, GgmlDType::Q4_1)?;
+    let of = |name: &str| if name.contains("embed_tokens") { GgmlDType::Q8_0 } else { kind };
+    models::gguf::write_mixed(out, &header, &weights, &of)?;
     println!("{} bytes", std::fs::metadata(out)?.len());
     Ok(())
 }
