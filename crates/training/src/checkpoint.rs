@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use models::Decoder;
+use models::{Decoder, Model};
 use serde::{Deserialize, Serialize};
 
 use crate::adamw::{AdamW, Moments};
 use crate::error::TrainError;
+use crate::folder::Companions;
 
 /// Where a training stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +95,16 @@ pub(crate) fn list(out: &Path) -> Vec<(usize, PathBuf)> {
 
 /// Restores weights, moments and position.
 pub(crate) fn restore(folder: &Path, decoder: &Decoder) -> Result<(AdamW, Position), TrainError> {
-    let tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu)?;
+    let load = |name: &str| {
+        candle_core::safetensors::load(folder.join(name), &Device::Cpu).map_err(|e| {
+            let why = e.to_string().lines().next().unwrap_or_default().to_string();
+            TrainError::Recipe(format!(
+                "{}: {name} cannot be read ({why}); delete this checkpoint to go on from the one before",
+                folder.display()
+            ))
+        })
+    };
+    let tensors = load("model.safetensors")?;
     for (name, variable) in decoder.variables() {
         let tensor = tensors.get(name).ok_or_else(|| {
             TrainError::Recipe(format!("{}: has no {name}; another model?", folder.display()))
@@ -131,11 +141,15 @@ const COMPANIONS: [&str; 6] = [
     "chat_template.jinja",
 ];
 
-/// Writes `final/`: a Hugging Face folder with the weights as they are now.
-pub(crate) fn finish(out: &Path, start: &Path, decoder: &Decoder) -> Result<PathBuf, TrainError> {
+/// Writes `final/`: a Hugging Face folder with the weights as they are now and the small files of `start`; those are
+/// made anew where it was a GGUF file.
+pub(crate) fn finish(out: &Path, start: &Path, model: &Model) -> Result<PathBuf, TrainError> {
     let folder = out.join("final");
     whole(&folder, |folder| {
-        write_tensors(&folder.join("model.safetensors"), &variables(decoder))?;
+        write_tensors(&folder.join("model.safetensors"), &variables(&model.decoder))?;
+        if !start.is_dir() {
+            return Companions::of(model).write(folder);
+        }
         for name in COMPANIONS {
             let from = start.join(name);
             if from.exists() {

@@ -139,7 +139,7 @@ impl Trainer {
                 return Err(TrainError::Interrupted(self.position.step));
             }
         }
-        checkpoint::finish(&self.recipe.out, &self.recipe.model, &self.model.decoder)
+        checkpoint::finish(&self.recipe.out, &self.recipe.model, &self.model)
     }
 
     fn save(&self) -> Result<(), TrainError> {

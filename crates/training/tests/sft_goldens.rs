@@ -161,6 +161,57 @@ fn loss_and_gradient_norm_are_those_of_trl() {
 }
 
 #[test]
+fn what_comes_out_is_a_folder_that_loads_and_goes_on() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == "sft_full").unwrap();
+    let folder = setting(&goldens, "llama");
+    let done =
+        Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()).unwrap().run(&mut ()).unwrap();
+    let source = models::ModelSource { path: done.clone(), adapter: None };
+    let model = models::Model::load(&source, &models::LoadOptions::default()).unwrap();
+    let written = folder.path().join("written");
+    fs::create_dir(&written).unwrap();
+    training::Companions::of(&model).write(&written).unwrap();
+    // The files made from the loaded model say what the copied ones say.
+    fs::copy(done.join("model.safetensors"), written.join("model.safetensors")).unwrap();
+    let source = models::ModelSource { path: written, adapter: None };
+    let again = models::Model::load(&source, &models::LoadOptions::default()).unwrap();
+    assert_eq!(again.decoder.config(), model.decoder.config());
+    assert_eq!(again.tokenizer.encode("t5 t6").unwrap(), model.tokenizer.encode("t5 t6").unwrap());
+    let header = fs::read(done.join("model.safetensors")).unwrap();
+    assert!(String::from_utf8_lossy(&header[8..200]).contains("\"format\":\"pt\""));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == "sft_full").unwrap();
+    let folder = setting(&goldens, "llama");
+    Trainer::new(recipe(folder.path(), "out", run, 7), false, &mut ()).unwrap().run(&mut ()).unwrap();
+    let weights = folder.path().join("out/checkpoint-7/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let error = Trainer::new(recipe(folder.path(), "out", run, 9), true, &mut ()).err().unwrap().to_string();
+    assert!(error.contains("checkpoint-7") && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_weight_that_is_not_finite_and_a_loss_that_leaves_the_numbers_stop_the_run() {
+    let Some(goldens) = goldens() else { return };
+    let runs = json(&goldens.join("runs.json"));
+    let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == "sft_full").unwrap();
+    let folder = setting(&goldens, "llama");
+    let mut recipe = recipe(folder.path(), "out", run, 12);
+    recipe.optimizer.learning_rate = 1e30;
+    recipe.optimizer.warmup_steps = 0.0;
+    let stopped = Trainer::new(recipe, false, &mut ()).unwrap().run(&mut ());
+    let Err(TrainError::NotFinite { rows, .. }) = &stopped else { panic!("{stopped:?}") };
+    assert!(!rows.is_empty());
+}
+
+#[test]
 fn overlong_rows_are_refused_left_out_or_cut() {
     let Some(goldens) = goldens() else { return };
     let data = json(&goldens.join("data.json"));

@@ -7,8 +7,9 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
 use models::gguf::{Gguf, GgufHeader};
-use models::{LoadOptions, Model, ModelSource, SafetensorsFolder, Tokenizer, WeightSource};
+use models::{DecoderConfig, LoadOptions, Model, ModelSource, SafetensorsFolder, Tokenizer, WeightSource};
 use serde_json::{Value, json};
+use training::Companions;
 
 use crate::rows;
 
@@ -45,29 +46,16 @@ pub fn run(
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(&tensors, Some(metadata), &out.join("model.safetensors"))?;
-    let id = |mark: &str| tokenizer.id(mark);
-    let (bos, eos) = (id("<|im_start|>"), id("<|im_end|>"));
-    let write =
-        |name: &str, value: &Value| std::fs::write(out.join(name), serde_json::to_string_pretty(value)?);
-    write(
-        "config.json",
-        &json!({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": kept.len(),
-            "hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
-            "num_hidden_layers": layers.len(), "num_attention_heads": config.num_heads,
-            "num_key_value_heads": config.num_kv_heads, "head_dim": config.head_dim, "hidden_act": "silu",
-            "rms_norm_eps": config.rms_norm_eps, "rope_theta": config.rope.theta,
-            "max_position_embeddings": config.max_position_embeddings,
-            "tie_word_embeddings": config.tie_word_embeddings, "attention_bias": false, "mlp_bias": false,
-            "bos_token_id": bos, "eos_token_id": eos, "dtype": "float32"}),
-    )?;
-    write("generation_config.json", &json!({"bos_token_id": bos, "eos_token_id": eos}))?;
-    write(
-        "tokenizer_config.json",
-        &json!({"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|im_start|>",
-            "eos_token": "<|im_end|>", "chat_template": TEMPLATE, "clean_up_tokenization_spaces": false,
-            "model_max_length": config.max_position_embeddings}),
-    )?;
-    std::fs::write(out.join("tokenizer.json"), tokenizer.to_json()?)?;
+    let (bos, eos) = (tokenizer.id("<|im_start|>"), tokenizer.id("<|im_end|>"));
+    let eos: Vec<u32> = eos.into_iter().collect();
+    let pruned = DecoderConfig {
+        vocab_size: kept.len(),
+        num_layers: layers.len(),
+        sliding_window: layers.iter().map(|&l| config.sliding_window[l]).collect(),
+        ..config
+    };
+    Companions { config: &pruned, tokenizer: &tokenizer, chat_template: TEMPLATE, bos, eos: &eos }
+        .write(out)?;
     let parameters: usize = tensors.values().map(Tensor::elem_count).sum();
     println!("{} tokens, {} layers, {parameters} parameters", kept.len(), layers.len());
     Ok(())
