@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::pack::{PANEL, multiply_add, transpose};
 use crate::tensor::{from_vec, operand, with_f32};
 
 /// Query rows of a tile.
@@ -76,16 +77,14 @@ impl PackedAttention {
         j <= i && self.window.is_none_or(|w| i < j + w)
     }
 
-    /// Probabilities of query rows `from..from+n` of a segment, `[n, to]` with `to = from + n` keys.
-    fn probabilities(&self, q: &[f32], k: &[f32], s: &Range<usize>, head: usize, from: usize, n: usize) -> Vec<f32> {
+    /// Probabilities of query rows `from..from+n` of a head, `[n, pad(from + n)]`; `keys` is `[head_dim, stride]`.
+    fn probabilities(&self, q: &[f32], keys: &[f32], stride: usize, from: usize, n: usize) -> Vec<f32> {
         let (dim, to) = (self.head_dim, from + n);
-        let (wide, narrow) = (self.heads * dim, self.kv_heads * dim);
-        let q = &q[(s.start + from) * wide + head * dim..];
-        let k = &k[s.start * narrow + head / (self.heads / self.kv_heads) * dim..];
-        let mut scores = vec![0f32; n * to];
-        product((n, to, dim), &mut scores, (to, 1), (q, wide, 1), (k, 1, narrow), false);
+        let width = pad(to);
+        let mut scores = vec![0f32; n * width];
+        multiply_add(n, dim, width, q, self.heads * dim, keys, stride, &mut scores, width);
         let scale = 1.0 / (dim as f32).sqrt();
-        for (i, row) in scores.chunks_exact_mut(to).enumerate() {
+        for (i, row) in scores.chunks_exact_mut(width).enumerate() {
             let i = from + i;
             let low = self.window.map_or(0, |w| (i + 1).saturating_sub(w));
             crate::softmax_in_place(&mut row[low..=i], scale);
@@ -94,48 +93,27 @@ impl PackedAttention {
         }
         scores
     }
+
+    /// Rows `segment` of one head's columns out of `[tokens, heads · head_dim]`: transposed to `[head_dim, pad(n)]`, and as
+    /// they are, `[n, pad(head_dim)]`.
+    fn head_of(&self, x: &[f32], heads: usize, head: usize, s: &Range<usize>) -> (Vec<f32>, Vec<f32>) {
+        let (dim, n) = (self.head_dim, s.len());
+        let (stride, width) = (pad(n), pad(dim));
+        let (mut columns, mut rows) = (vec![0f32; dim * stride], vec![0f32; n * width]);
+        for i in 0..n {
+            let row = &x[(s.start + i) * heads * dim + head * dim..][..dim];
+            rows[i * width..][..dim].copy_from_slice(row);
+            for (d, &v) in row.iter().enumerate() {
+                columns[d * stride + i] = v;
+            }
+        }
+        (columns, rows)
+    }
 }
 
-/// `c (+)= a · b` for `(m, n, k)`; an operand is data with its row and column stride.
-fn product(
-    (m, n, k): (usize, usize, usize),
-    c: &mut [f32],
-    (c_row, c_column): (usize, usize),
-    (a, a_row, a_column): (&[f32], usize, usize),
-    (b, b_row, b_column): (&[f32], usize, usize),
-    add: bool,
-) {
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    let end = |rows: usize, row: usize, columns: usize, column: usize| (rows - 1) * row + (columns - 1) * column;
-    assert!(c.len() > end(m, c_row, n, c_column), "output of a product is too short");
-    assert!(a.len() > end(m, a_row, k, a_column), "left operand of a product is too short");
-    assert!(b.len() > end(k, b_row, n, b_column), "right operand of a product is too short");
-    // SAFETY: the three assertions bound every element that the strides reach.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.as_mut_ptr(),
-            c_column as isize,
-            c_row as isize,
-            add,
-            a.as_ptr(),
-            a_column as isize,
-            a_row as isize,
-            b.as_ptr(),
-            b_column as isize,
-            b_row as isize,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+/// Up to whole panels.
+fn pad(n: usize) -> usize {
+    n.div_ceil(PANEL) * PANEL
 }
 
 impl CustomOp3 for PackedAttention {
@@ -159,26 +137,36 @@ impl CustomOp3 for PackedAttention {
             candle_core::bail!("attention: {:?}, {:?}, {:?} for {tokens} tokens", lq.dims(), lk.dims(), lv.dims());
         }
         let (q, k, v) = (operand(q, lq)?, operand(k, lk)?, operand(v, lv)?);
-        let mut tiles = Vec::new();
-        for s in self.segments.iter() {
-            for from in (0..s.len()).step_by(TILE) {
-                tiles.push((s, from, TILE.min(s.len() - from)));
-            }
-        }
-        let rows: Vec<Vec<f32>> = tiles
+        let tasks: Vec<(&Range<usize>, usize)> =
+            self.segments.iter().flat_map(|s| (0..self.kv_heads).map(move |h| (s, h))).collect();
+        let group = self.heads / self.kv_heads;
+        let done: Vec<Vec<f32>> = tasks
             .par_iter()
-            .map(|&(s, from, n)| {
-                let mut out = vec![0f32; n * wide];
-                for head in 0..self.heads {
-                    let p = self.probabilities(q, k, s, head, from, n);
-                    let v = &v[s.start * narrow + head / (self.heads / self.kv_heads) * dim..];
-                    let to = from + n;
-                    product((n, dim, to), &mut out[head * dim..], (wide, 1), (&p, to, 1), (v, narrow, 1), false);
+            .map(|&(s, kv)| {
+                let (keys, _) = self.head_of(k, self.kv_heads, kv, s);
+                let (_, values) = self.head_of(v, self.kv_heads, kv, s);
+                let (stride, width) = (pad(s.len()), pad(dim));
+                let mut out = vec![0f32; s.len() * group * width];
+                for from in (0..s.len()).step_by(TILE) {
+                    let n = TILE.min(s.len() - from);
+                    for inner in 0..group {
+                        let q = &q[(s.start + from) * wide + (kv * group + inner) * dim..];
+                        let p = self.probabilities(q, &keys, stride, from, n);
+                        let out = &mut out[(from * group + inner) * width..];
+                        multiply_add(n, from + n, width, &p, pad(from + n), &values, width, out, group * width);
+                    }
                 }
                 out
             })
             .collect();
-        Ok((CpuStorage::F32(rows.concat()), lq.shape().clone()))
+        let mut out = vec![0f32; q.len()];
+        for (&(s, kv), part) in tasks.iter().zip(done) {
+            for (i, row) in part.chunks_exact(pad(dim)).enumerate() {
+                let at = (s.start + i / group) * wide + (kv * group + i % group) * dim;
+                out[at..at + dim].copy_from_slice(&row[..dim]);
+            }
+        }
+        Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
     fn bwd(
@@ -208,33 +196,41 @@ impl PackedAttention {
         let scale = 1.0 / (dim as f32).sqrt();
         let tasks: Vec<(&Range<usize>, usize)> =
             self.segments.iter().flat_map(|s| (0..self.kv_heads).map(move |h| (s, h))).collect();
+        let width = pad(dim);
         let done: Vec<[Vec<f32>; 3]> = tasks
             .par_iter()
             .map(|&(s, kv)| {
                 let n = s.len();
+                let stride = pad(n);
                 let (mut dq, mut dk, mut dv) =
-                    (vec![0f32; n * group * dim], vec![0f32; n * dim], vec![0f32; n * dim]);
-                let keys = &k[s.start * narrow + kv * dim..];
-                let values = &v[s.start * narrow + kv * dim..];
-                for from in (0..n).step_by(TILE) {
-                    let rows = TILE.min(n - from);
-                    let to = from + rows;
-                    for inner in 0..group {
-                        let head = kv * group + inner;
+                    (vec![0f32; n * group * width], vec![0f32; stride * width], vec![0f32; stride * width]);
+                let (keys, key_rows) = self.head_of(k, self.kv_heads, kv, s);
+                let (values, _) = self.head_of(v, self.kv_heads, kv, s);
+                for inner in 0..group {
+                    let head = kv * group + inner;
+                    let (_, query_rows) = self.head_of(q, self.heads, head, s);
+                    let (_, grad_rows) = self.head_of(grad, self.heads, head, s);
+                    for from in (0..n).step_by(TILE) {
+                        let rows = TILE.min(n - from);
+                        let to = pad(from + rows);
                         let at = (s.start + from) * wide + head * dim;
-                        let mut ds = self.probabilities(q, k, s, head, from, rows);
-                        product((to, dim, rows), &mut dv, (dim, 1), (&ds, 1, to), (&grad[at..], wide, 1), true);
+                        let mut ds = self.probabilities(&q[at..], &keys, stride, from, rows);
+                        let own = &grad_rows[from * width..];
+                        let turned = transpose(&ds, rows, to);
+                        multiply_add(to, rows, width, &turned, rows, own, width, &mut dv, width);
                         let mut dp = vec![0f32; rows * to];
-                        product((rows, to, dim), &mut dp, (to, 1), (&grad[at..], wide, 1), (values, 1, narrow), false);
+                        multiply_add(rows, dim, to, own, width, &values, stride, &mut dp, to);
                         for (p, dp) in ds.chunks_exact_mut(to).zip(dp.chunks_exact(to)) {
                             let dot: f32 = p.iter().zip(dp).map(|(a, b)| a * b).sum();
                             for (p, dp) in p.iter_mut().zip(dp) {
                                 *p *= (dp - dot) * scale;
                             }
                         }
-                        let out = &mut dq[(from * group + inner) * dim..];
-                        product((rows, dim, to), out, (group * dim, 1), (&ds, to, 1), (keys, narrow, 1), false);
-                        product((to, dim, rows), &mut dk, (dim, 1), (&ds, 1, to), (&q[at..], wide, 1), true);
+                        let out = &mut dq[(from * group + inner) * width..];
+                        multiply_add(rows, from + rows, width, &ds, to, &key_rows, width, out, group * width);
+                        let turned = transpose(&ds, rows, to);
+                        let own = &query_rows[from * width..];
+                        multiply_add(to, rows, width, &turned, rows, own, width, &mut dk, width);
                     }
                 }
                 [dq, dk, dv]
@@ -244,10 +240,12 @@ impl PackedAttention {
         for ((s, kv), [q_part, k_part, v_part]) in tasks.into_iter().zip(done) {
             for i in 0..s.len() {
                 let row = s.start + i;
-                dq[row * wide + kv * group * dim..][..group * dim]
-                    .copy_from_slice(&q_part[i * group * dim..][..group * dim]);
-                dk[row * narrow + kv * dim..][..dim].copy_from_slice(&k_part[i * dim..][..dim]);
-                dv[row * narrow + kv * dim..][..dim].copy_from_slice(&v_part[i * dim..][..dim]);
+                for inner in 0..group {
+                    dq[row * wide + (kv * group + inner) * dim..][..dim]
+                        .copy_from_slice(&q_part[(i * group + inner) * width..][..dim]);
+                }
+                dk[row * narrow + kv * dim..][..dim].copy_from_slice(&k_part[i * width..][..dim]);
+                dv[row * narrow + kv * dim..][..dim].copy_from_slice(&v_part[i * width..][..dim]);
             }
         }
         (dq, dk, dv)

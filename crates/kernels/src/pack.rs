@@ -399,3 +399,55 @@ pub(crate) fn transpose(matrix: &[f32], rows: usize, columns: usize) -> Vec<f32>
     });
     out
 }
+
+dispatch! {
+    /// `c += a · b` on one thread: `a` `[m, depth]` with row stride `lda`, `b` `[depth, columns]` with row stride `ldb`,
+    /// `c` `[m, columns]` with row stride `ldc`; `columns` is a multiple of 32.
+    pub(crate) fn multiply_add = multiply_add_body(
+        m: usize,
+        depth: usize,
+        columns: usize,
+        a: &[f32],
+        lda: usize,
+        b: &[f32],
+        ldb: usize,
+        c: &mut [f32],
+        ldc: usize,
+    )
+}
+
+/// SAFETY: the assertions bound every element that the strides reach.
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+unsafe fn multiply_add_body<L: Lanes>(
+    m: usize,
+    depth: usize,
+    columns: usize,
+    a: &[f32],
+    lda: usize,
+    b: &[f32],
+    ldb: usize,
+    c: &mut [f32],
+    ldc: usize,
+) {
+    if m == 0 || depth == 0 || columns == 0 {
+        return;
+    }
+    assert!(columns % PANEL == 0, "columns come in panels");
+    assert!(a.len() >= (m - 1) * lda + depth, "left operand too short");
+    assert!(b.len() >= (depth - 1) * ldb + columns, "right operand too short");
+    assert!(c.len() >= (m - 1) * ldc + columns, "result too short");
+    for panel in (0..columns).step_by(PANEL) {
+        let mut row = 0;
+        while row < m {
+            let rows = L::ROWS.min(m - row);
+            // SAFETY: inside the operands by the assertions above.
+            unsafe {
+                let (a, b) = (a.as_ptr().add(row * lda), b.as_ptr().add(panel));
+                let c = c.as_mut_ptr().add(row * ldc + panel);
+                rows_times_panel::<L, f32>(rows, a, lda, b, ldb, depth, c, ldc, |p| L::load(p));
+            }
+            row += rows;
+        }
+    }
+}
