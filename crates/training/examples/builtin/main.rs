@@ -7,6 +7,7 @@
 //! builtin quantize FOLDER OUT.gguf NAME KIND                             (KIND as q4_1, q5_0, q5_1, q8_0)
 //! builtin evaluate MODEL ROWS.jsonl [ROWS]
 //! builtin ngram    MODEL TRAIN.jsonl ROWS.jsonl TOKENS
+//! builtin sample   MODEL ROWS.jsonl 0,1,2
 //! ```
 //! `crates/builtin/recipes/README.md` has the commands in order.
 
@@ -15,6 +16,7 @@ mod papers;
 mod prepare;
 mod prune;
 mod rows;
+mod sample;
 
 use std::path::Path;
 
@@ -56,6 +58,10 @@ fn main() -> Outcome {
         }
         ["evaluate", model, rows] => measure::evaluate(Path::new(model), Path::new(rows), usize::MAX),
         ["evaluate", model, rows, n] => measure::evaluate(Path::new(model), Path::new(rows), n.parse()?),
+        ["sample", model, file, wanted] => {
+            let wanted = wanted.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>()?;
+            sample::run(Path::new(model), Path::new(file), &wanted)
+        }
         ["ngram", model, train, rows, tokens] => {
             measure::ngram(Path::new(model), Path::new(train), Path::new(rows), tokens.parse()?)
         }

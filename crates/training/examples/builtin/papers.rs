@@ -7,15 +7,16 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::LazyLock;
 
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, context};
 use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::prepare::text;
 use crate::rows::{self, dialogue};
 
-const SYSTEM: &str = "You are a research assistant who writes a scientific paper from given literature.";
-const CLOSING: &str = "Analyse the literature above. Give the motivation and the main idea, then write the title, the \
-                       abstract and the sections before the experiments in LaTeX.";
+const SYSTEM: &str = include_str!("../../../../prompts/research/system.md");
+const FIRST: &str = include_str!("../../../../prompts/research/first.md");
 
 /// Longest text of a row's section, in characters.
 const LONGEST: usize = 3000;
@@ -44,13 +45,12 @@ pub fn rows(
     Ok((out, eval))
 }
 
-fn user(paper: &Value, references: &str) -> String {
-    let topic = format!("Generate a research paper on the topic: {}", text(paper, "title"));
-    if references.is_empty() {
-        format!("{topic}\n\n{CLOSING}")
-    } else {
-        format!("{topic}\n\n{references}\n\n{CLOSING}")
-    }
+/// The first turns of the dialogue, as the product writes them.
+fn asked(paper: &Value, references: &str, answer: &str) -> Option<Value> {
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).build().ok()?);
+    let user = environment.render_str(FIRST, context! { topic => text(paper, "title"), references }).ok()?;
+    Some(dialogue(SYSTEM.trim_end(), user.trim_end(), answer))
 }
 
 fn head(paper: &Value) -> String {
@@ -96,7 +96,7 @@ fn first_half(paper: &Value, others: &[Value]) -> Option<Value> {
     near.sort_by_key(|(shared, _)| std::cmp::Reverse(*shared));
     let references: Vec<String> = near.iter().take(2).enumerate().map(|(i, (_, o))| entry(i, o)).collect();
     let answer = format!("## Motivation\n\n{motivation}\n\n## Main Idea\n\n{idea}\n\n{}", head(paper));
-    Some(dialogue(SYSTEM, &user(paper, &references.join("\n\n")), &answer))
+    asked(paper, &references.join("\n\n"), &answer)
 }
 
 /// An entry as the published training data have it: the abstract, cut short here, on the line before.
@@ -104,8 +104,8 @@ fn entry(i: usize, paper: &Value) -> String {
     let summary = flat(text(paper, "abstract"));
     let short: String = sentences(&summary).into_iter().take(2).collect::<Vec<_>>().join(" ");
     let key = words(text(paper, "title")).first().cloned().unwrap_or_else(|| format!("ref{i}"));
-    let year = paper["year"].as_i64().map(|y| format!(",\n  year={{{y}}}")).unwrap_or_default();
-    format!("Abstract: {short}\n@inproceedings{{{key},\n  title={{{}}}{year}\n}}", text(paper, "title"))
+    let year = paper["year"].as_i64().map(|y| format!(",\n  year = {{{y}}}")).unwrap_or_default();
+    format!("Abstract: {short}\n@article{{{key},\n  title = {{{}}}{year}\n}}", text(paper, "title"))
 }
 
 fn words(title: &str) -> Vec<String> {
@@ -184,9 +184,9 @@ fn section_rows(paper: &Value, sections: &[Section]) -> Vec<Value> {
         }
         let level = if s.number.contains('.') { "subsection" } else { "section" };
         let answer = format!("{}\n\\{level}{{{}}}\n\n{body}\n", head(paper), s.heading);
-        dialogue(SYSTEM, &user(paper, ""), &answer)
+        asked(paper, "", &answer)
     };
-    sections.iter().take(6).map(row).collect()
+    sections.iter().take(6).filter_map(row).collect()
 }
 
 /// The experiments that a paper's subsections name, as the dialogue's set-up JSON.
@@ -203,5 +203,5 @@ fn setup_row(paper: &Value, sections: &[Section]) -> Option<Value> {
     }
     let list = serde_json::to_string(&setups).ok()?;
     let answer = format!("{}```\n\n## Experimental Setup\n\n```json\n{list}\n```\n", head(paper));
-    Some(dialogue(SYSTEM, &user(paper, ""), &answer))
+    asked(paper, "", &answer)
 }

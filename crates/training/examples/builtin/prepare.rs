@@ -24,7 +24,7 @@ const HELD_OUT: usize = 200;
 /// Longest review in characters: a small model learns short ones, and a row stays near a thousand tokens.
 const LONGEST: usize = 2600;
 
-/// Writes `train.jsonl` (both tasks), `review.eval.jsonl` and `research.eval.jsonl`.
+/// Writes `train.jsonl` (both tasks), `review.eval.jsonl`, `research.eval.jsonl` and a few of both.
 pub fn run(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(to)?;
     let papers = rows::read(&from.join("reviews_structured.jsonl.zst"))?;
@@ -49,6 +49,9 @@ pub fn run(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     rows::write(&to.join("train.jsonl"), &rows::shuffle(train))?;
     rows::write(&to.join("review.eval.jsonl"), &eval)?;
     rows::write(&to.join("research.eval.jsonl"), &research_eval)?;
+    // A few of both, to look at while training.
+    let mixed: Vec<Value> = eval.iter().take(5).chain(research_eval.iter().take(4)).cloned().collect();
+    rows::write(&to.join("mixed.eval.jsonl"), &mixed)?;
     println!("held out: {} reviews, {} rows of papers", eval.len(), research_eval.len());
     Ok(())
 }
