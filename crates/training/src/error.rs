@@ -30,7 +30,7 @@ pub enum TrainError {
     #[error("{0}")]
     Model(#[from] models::ModelError),
     /// A tensor operation failed.
-    #[error("{0}")]
+    #[error("{}", .0.to_string().lines().next().unwrap_or_default())]
     Tensor(#[from] candle_core::Error),
     /// The loss became NaN or infinite.
     #[error(
@@ -47,6 +47,9 @@ pub enum TrainError {
     /// Another process trains into the same folder.
     #[error("{}: another process trains here", .0.display())]
     Locked(PathBuf),
+    /// The output folder holds an earlier training.
+    #[error("{} holds checkpoints of an earlier training; give --resume to go on, or another --out", .0.display())]
+    Occupied(PathBuf),
     /// The user stopped it; the last checkpoint stays.
     #[error("interrupted at step {0}; --resume goes on from the last checkpoint")]
     Interrupted(usize),

@@ -56,13 +56,17 @@ impl Trainer {
     /// Reads model and data; with `resume`, goes on from the newest whole checkpoint.
     ///
     /// # Errors
-    /// If the recipe, the model or the data cannot be used, or another process trains into the same folder.
+    /// If the recipe, the model or the data cannot be used, or another process trains into the same folder,
+    /// or it holds an earlier training that is not to be resumed.
     pub fn new(recipe: Recipe, resume: bool, watch: &mut dyn Watch) -> Result<Self, TrainError> {
         fs::create_dir_all(&recipe.out).map_err(TrainError::io(&recipe.out))?;
         let path = recipe.out.join("lock");
         let lock = fs::File::create(&path).map_err(TrainError::io(&path))?;
         if FileExt::try_lock(&lock).is_err() {
             return Err(TrainError::Locked(recipe.out.clone()));
+        }
+        if !resume && !checkpoint::list(&recipe.out).is_empty() {
+            return Err(TrainError::Occupied(recipe.out.clone()));
         }
         let source = ModelSource { path: recipe.model.clone(), adapter: None };
         let model = Model::load(&source, &LoadOptions { device: Device::Cpu, dtype: None, trainable: true })?;

@@ -190,6 +190,11 @@ fn a_damaged_checkpoint_is_named() {
     let run = runs["runs"].as_array().unwrap().iter().find(|r| r["name"] == "sft_full").unwrap();
     let folder = setting(&goldens, "llama");
     Trainer::new(recipe(folder.path(), "out", run, 7), false, &mut ()).unwrap().run(&mut ()).unwrap();
+    let mut other = recipe(folder.path(), "out", run, 9);
+    let qwen = setting(&goldens, "qwen2");
+    other.model = qwen.path().join("model");
+    let error = Trainer::new(other, true, &mut ()).err().unwrap().to_string();
+    assert!(error.contains("another model") && !error.contains('\n'), "{error}");
     let weights = folder.path().join("out/checkpoint-7/model.safetensors");
     let bytes = fs::read(&weights).unwrap();
     fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
@@ -303,7 +308,12 @@ fn two_trainings_do_not_share_a_folder() {
         Err(TrainError::Locked(_))
     ));
     drop(first);
-    assert!(Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()).is_ok());
+    Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()).unwrap().run(&mut ()).unwrap();
+    // Nor does a new one begin among the checkpoints of an old one.
+    assert!(matches!(
+        Trainer::new(recipe(folder.path(), "out", run, 2), false, &mut ()),
+        Err(TrainError::Occupied(_))
+    ));
 }
 
 #[test]
