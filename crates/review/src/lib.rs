@@ -6,14 +6,18 @@
 //! back, and what is missing stays missing. Reports are text, Markdown, JSON and one HTML page.
 
 pub mod aggregate;
+mod anchor;
 mod error;
 mod form;
+mod panel;
 pub mod prompts;
+pub mod report;
 mod review;
 mod salvage;
 
 pub use error::ReviewError;
 pub use form::{DecisionRule, Field, Form, Layout, ScoreField, ScoreValue, SectionField};
+pub use panel::{Panel, default_sampling};
 pub use review::{
     Aggregate, Anchor, AnchorKind, Decision, Mode, ModelUsed, NOTICE, PaperInfo, ParseCounts, Parsed, Review, Reviewer,
     ScoreRead, Weakness,

@@ -36,11 +36,14 @@ pub struct Store {
 mod sql {
     pub(super) const PUT_PAPER: &str = "INSERT INTO papers (id, title) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING";
     pub(super) const PUT_VERSION: &str = "INSERT INTO versions (sha256, paper, path, source, pages, document) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (sha256) DO UPDATE SET document = ?6, path = ?3";
-    pub(super) const PUT_MODEL: &str = "INSERT INTO models (id, reference) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING";
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (sha256) DO UPDATE SET document = ?6, path = ?3, source = ?4, pages = ?5";
+    pub(super) const PAPER_OF: &str = "SELECT paper FROM versions WHERE sha256 = ?1";
+    pub(super) const PUT_MODEL: &str = "INSERT INTO models (id, reference) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE \
+         SET reference = ?2";
     pub(super) const PUT_REVIEW: &str = "INSERT INTO reviews (id, version, form, mode, reviewers, model, seed, sampling, \
          status, reason, review) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (id) DO UPDATE SET \
-         status = ?9, reason = ?10, review = ?11, created_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now')";
+         status = ?9, reason = ?10, review = ?11, created_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') \
+         WHERE NOT (reviews.status = 'done' AND excluded.status = 'failed')";
     pub(super) const DROP_SCORES: &str = "DELETE FROM scores WHERE review = ?1";
     pub(super) const PUT_SCORE: &str = "INSERT INTO scores (review, reviewer, name, value, expected, distribution) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
@@ -52,7 +55,7 @@ mod sql {
     pub(super) const LIST_VERSIONS: &str = "SELECT sha256, path, source, pages, created_at FROM versions WHERE paper = ?1 \
          ORDER BY created_at, sha256";
     pub(super) const GET_DOCUMENT: &str =
-        "SELECT document FROM versions WHERE paper = ?1 ORDER BY created_at DESC, sha256 LIMIT 1";
+        "SELECT document FROM versions WHERE paper = ?1 ORDER BY created_at DESC, sha256 DESC LIMIT 1";
     pub(super) const LIST_REVIEWS: &str = "SELECT r.id, v.paper, p.title, r.form, m.reference, r.seed, r.status, r.reason, \
          (SELECT avg(s.value) FROM scores s WHERE s.review = r.id AND s.name = 'rating'), r.created_at FROM reviews r \
          JOIN versions v ON v.sha256 = r.version JOIN papers p ON p.id = v.paper JOIN models m ON m.id = r.model \
@@ -78,7 +81,8 @@ mod sql {
     pub(super) const CHECK: &str = "PRAGMA quick_check";
 
     #[cfg(test)]
-    pub(super) const ALL: [&str; 22] = [
+    pub(super) const ALL: [&str; 23] = [
+        PAPER_OF,
         PUT_PAPER, PUT_VERSION, PUT_MODEL, PUT_REVIEW, DROP_SCORES, PUT_SCORE, GET_REVIEW, LIST_PAPERS, LIST_VERSIONS,
         GET_DOCUMENT, LIST_REVIEWS, LIST_RUNS, GET_RUN_CONFIG, PUT_RUN, END_RUN, PUT_STAGE, LIST_STAGES, DROP_STAGES,
         PUT_GENERATION, FIND, COUNTS, CHECK,
@@ -164,10 +168,13 @@ impl Store {
         let normal: Option<String> = title
             .map(|t| t.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect())
             .filter(|t: &String| t.len() > 8);
-        let paper = id('p', normal.as_deref().unwrap_or(sha256));
+        let fresh = id('p', normal.as_deref().unwrap_or(sha256));
         self.runtime
             .block_on(async {
                 let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+                // A file that was read before stays with its paper, whatever title is read from it now.
+                let known: Option<(String,)> = sqlx::query_as(sql::PAPER_OF).bind(sha256).fetch_optional(&mut *t).await?;
+                let paper = known.map_or(fresh, |k| k.0);
                 sqlx::query(sql::PUT_PAPER).bind(&paper).bind(title).execute(&mut *t).await?;
                 sqlx::query(sql::PUT_VERSION)
                     .bind(sha256)
@@ -178,10 +185,10 @@ impl Store {
                     .bind(document)
                     .execute(&mut *t)
                     .await?;
-                t.commit().await
+                t.commit().await?;
+                Ok(paper)
             })
-            .map_err(self.fail())?;
-        Ok(paper)
+            .map_err(self.fail())
     }
 
     /// Stores a review or its failure, its scores with it, in one transaction. Returns its id.
@@ -199,7 +206,7 @@ impl Store {
             .block_on(async {
                 let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
                 sqlx::query(sql::PUT_MODEL).bind(&key.model).bind(review.model_reference).execute(&mut *t).await?;
-                sqlx::query(sql::PUT_REVIEW)
+                let written = sqlx::query(sql::PUT_REVIEW)
                     .bind(&id)
                     .bind(&key.version)
                     .bind(&key.form)
@@ -213,8 +220,12 @@ impl Store {
                     .bind(json)
                     .execute(&mut *t)
                     .await?;
+                if written.rows_affected() == 0 {
+                    // A finished review is not replaced by a failure to do it again.
+                    return t.rollback().await;
+                }
                 sqlx::query(sql::DROP_SCORES).bind(&id).execute(&mut *t).await?;
-                for s in review.scores {
+                for s in review.scores.iter().filter(|s| s.value.is_finite()) {
                     sqlx::query(sql::PUT_SCORE)
                         .bind(&id)
                         .bind(s.reviewer)
@@ -428,8 +439,8 @@ impl Store {
     /// If the store cannot be written.
     pub fn end_run(&self, run: &str, status: &str, reason: Option<&str>) -> Result<(), StoreError> {
         let query = sqlx::query(sql::END_RUN).bind(run).bind(status).bind(reason);
-        self.runtime.block_on(query.execute(&self.pool)).map_err(self.fail())?;
-        Ok(())
+        let done = self.runtime.block_on(query.execute(&self.pool)).map_err(self.fail())?;
+        if done.rows_affected() == 0 { Err(StoreError::NotFound(run.into())) } else { Ok(()) }
     }
 
     /// Stores what a model wrote.

@@ -4,6 +4,16 @@
 //! TeX needed), [`latex`] writes a folder that ordinary LaTeX compiles, [`html`] one self-contained page. A result that
 //! was simulated is marked on every page that shows one.
 
+mod citations;
+mod error;
+mod html;
+mod latex;
+mod math;
 mod paper;
+mod pdf;
 
+pub use error::TypesetError;
+pub use html::html;
+pub use latex::{LatexBundle, latex};
+pub use pdf::{SIMULATED_MARK, pdf};
 pub use paper::{Block, Citation, Inline, Origin, Paper, PaperSection, Style, TableBlock};

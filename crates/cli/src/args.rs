@@ -1,0 +1,388 @@
+//! What is typed: one definition from which parser, help, man pages and completions follow.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cycle",
+    version,
+    about = "Reviews and drafts scientific papers with language models on this machine",
+    after_help = "Example: cycle review paper.pdf\n`cycle help COMMAND` shows an example for each command.",
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// SQLite file with papers, reviews and runs [default: $CYCLE_HOME/cycle.db]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub store: Option<PathBuf>,
+    /// Refuse every socket
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Say nothing but results and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Tell what happens (twice: more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Threads of the processor [default: all]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// Which model, and how it draws.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// builtin:NAME, small:NAME, a Hugging Face folder, a .gguf file (either with +ADAPTER_DIR), or http(s)://HOST/v1#MODEL
+    #[arg(long, value_name = "REF")]
+    pub model: Option<String>,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long)]
+    pub device: Option<String>,
+    /// auto, f32, bf16 or f16
+    #[arg(long)]
+    pub dtype: Option<String>,
+    /// Seed of everything that is drawn [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// 0 takes the likeliest token
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Keep the smallest set of this probability
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Keep so many tokens
+    #[arg(long)]
+    pub top_k: Option<usize>,
+    /// Keep tokens of at least this share of the likeliest
+    #[arg(long)]
+    pub min_p: Option<f64>,
+    /// At most so many new tokens
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+}
+
+/// How a result is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For a terminal.
+    Text,
+    /// One document, or a line per item.
+    Json,
+    /// Markdown.
+    Md,
+    /// One self-contained page.
+    Html,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Review PDFs, LaTeX sources, archives, text, folders or lists (@FILE)
+    #[command(after_help = "Example: cycle review paper.pdf --model models/SmolLM2-135M-Instruct.Q4_1.gguf --format html --out review.html")]
+    Review(ReviewArgs),
+    /// Draft a paper from references
+    #[command(after_help = "Example: cycle research --topic 'Calibrated reviewers' --references refs.bib --out draft")]
+    Research(ResearchArgs),
+    /// Show a paper as it is read
+    #[command(after_help = "Example: cycle read paper.pdf --findings")]
+    Read(ReadArgs),
+    /// The model alone: continue a prompt
+    #[command(after_help = "Example: cycle generate --model models/SmolLM2-135M-Instruct.Q4_1.gguf --prompt 'What is a review?'")]
+    Generate(GenerateArgs),
+    /// The model alone: log-probabilities of a text
+    #[command(after_help = "Example: cycle logprobs --prompt 'A text.' --raw")]
+    Logprobs(LogprobsArgs),
+    /// The model alone: sentence embeddings (a BERT folder)
+    #[command(after_help = "Example: cycle embed --model models/all-MiniLM-L6-v2 --prompt 'A text.'")]
+    Embed(EmbedArgs),
+    /// Papers in the store
+    #[command(subcommand, after_help = "Example: cycle papers list")]
+    Papers(StoredCommand),
+    /// Reviews in the store
+    #[command(subcommand, after_help = "Example: cycle reviews show r3f2 --format html --out review.html")]
+    Reviews(StoredCommand),
+    /// Runs in the store
+    #[command(subcommand, after_help = "Example: cycle runs list --format json")]
+    Runs(StoredCommand),
+    /// Checkpoints: what there is, what it needs, what is wrong with it
+    #[command(subcommand, after_help = "Example: cycle models verify models/SmolLM2-135M-Instruct.Q4_1.gguf")]
+    Models(ModelsCommand),
+    /// Train a model by a recipe
+    #[command(subcommand, after_help = "Example: cycle train sft --config recipe.toml")]
+    Train(TrainCommand),
+    /// What this machine can run
+    #[command(after_help = "Example: cycle doctor")]
+    Doctor(ShowArgs),
+    /// The configuration in force
+    #[command(subcommand, after_help = "Example: cycle config show")]
+    Config(ConfigCommand),
+    /// Completions for a shell
+    #[command(after_help = "Example: cycle completions bash > ~/.local/share/bash-completion/completions/cycle")]
+    Completions {
+        /// bash, zsh or fish
+        shell: clap_complete::Shell,
+    },
+    /// Man pages, one file a command
+    #[command(after_help = "Example: cycle man ~/.local/share/man/man1")]
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
+}
+
+/// Only a format.
+#[derive(Debug, Clone, Args)]
+pub struct ShowArgs {
+    /// text or json
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `cycle review`.
+#[derive(Debug, Clone, Args)]
+pub struct ReviewArgs {
+    /// Files, folders, or @FILE with a path a line
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Which model, and how it draws.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// iclr2022 … iclr2026, neurips, or a .toml file [default: iclr2025]
+    #[arg(long)]
+    pub form: Option<String>,
+    /// Reviewers of the panel, strict to lenient [default: 4]
+    #[arg(long, value_name = "N")]
+    pub reviewers: Option<usize>,
+    /// fast, standard or best [default: standard]
+    #[arg(long)]
+    pub mode: Option<String>,
+    /// Review a paper that hides text (the hidden text is kept from the model all the same)
+    #[arg(long)]
+    pub allow_hidden_text: bool,
+    /// Papers read ahead at the same time [default: 1]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Review again what is in the store
+    #[arg(long)]
+    pub force: bool,
+    /// How the review is shown [default: text]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+    /// Write instead of printing; for several papers a folder
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+}
+
+/// `cycle research`.
+#[derive(Debug, Clone, Args)]
+pub struct ResearchArgs {
+    /// What the paper is about
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// A .bib file, or a folder of them
+    #[arg(long, value_name = "FILE.bib|DIR")]
+    pub references: Option<PathBuf>,
+    /// The output folder
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Which model, and how it draws.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Papers, one folder each
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub papers: usize,
+    /// iclr, neurips or article
+    #[arg(long, default_value = "iclr")]
+    pub style: String,
+    /// Results as JSON: go on to the second half
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["experiment", "simulate"])]
+    pub results: Option<PathBuf>,
+    /// A command that reads the set-up on its standard input and prints results as JSON
+    #[arg(long, value_name = "CMD", conflicts_with = "simulate")]
+    pub experiment: Option<String>,
+    /// Let the model invent results; every page that shows one says so
+    #[arg(long)]
+    pub simulate: bool,
+    /// Forget the stages of an earlier run with the same words
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// `cycle read`.
+#[derive(Debug, Clone, Args)]
+pub struct ReadArgs {
+    /// A PDF, .tex, folder, archive, .md or .txt
+    pub path: PathBuf,
+    /// text, md or json
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+    /// Only what the file hides, and other things to know
+    #[arg(long)]
+    pub findings: bool,
+    /// As a reviewer reads it: without names, thanks, venue lines, addresses
+    #[arg(long)]
+    pub scrubbed: bool,
+    /// Write instead of printing
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Where a prompt comes from.
+#[derive(Debug, Clone, Args)]
+pub struct PromptArgs {
+    /// A prompt (with the chat template, unless --raw)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Vec<String>,
+    /// A dialogue: a JSON list of {role, content}
+    #[arg(long, value_name = "FILE.json")]
+    pub messages: Option<PathBuf>,
+    /// Token ids as they are: 1,2,3
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub tokens: Vec<u32>,
+    /// Several prompts: a JSON line each with "prompt", "messages" or "tokens"
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub input: Option<PathBuf>,
+    /// No chat template
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// `cycle generate`.
+#[derive(Debug, Clone, Args)]
+pub struct GenerateArgs {
+    /// Where a prompt comes from.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    /// Which model, and how it draws.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Samples of each prompt
+    #[arg(short, long, default_value_t = 1)]
+    pub n: usize,
+    /// An end-of-sequence token is a token like any other
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// End before this text (may be given several times)
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// text or json
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+/// `cycle logprobs`.
+#[derive(Debug, Clone, Args)]
+pub struct LogprobsArgs {
+    /// Where a prompt comes from.
+    #[command(flatten)]
+    pub prompt: PromptArgs,
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Raw logits after these positions, from 0
+    #[arg(long, value_name = "POSITIONS", value_delimiter = ',')]
+    pub logits: Vec<usize>,
+    /// text or json
+    #[arg(long, value_enum, default_value = "json")]
+    pub format: Format,
+}
+
+/// `cycle embed`.
+#[derive(Debug, Clone, Args)]
+pub struct EmbedArgs {
+    /// A folder with a BERT checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// A text (may be given several times)
+    #[arg(long, required = true, value_name = "TEXT")]
+    pub prompt: Vec<String>,
+}
+
+/// `list`, `show`, `export`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum StoredCommand {
+    /// One line each
+    List(ShowArgs),
+    /// One of them, by any unique prefix of its id
+    Show {
+        /// The id or its beginning
+        id: String,
+        /// text, json, md or html
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+        /// Write instead of printing
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// All of them as JSON lines
+    Export {
+        /// Write instead of printing
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// `cycle models`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ModelsCommand {
+    /// Models in the binary, in ./models and in $CYCLE_HOME/models
+    List(ShowArgs),
+    /// What a checkpoint is and needs
+    Show {
+        /// builtin:NAME, a folder or a .gguf file
+        model: String,
+        /// text or json
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Read every tensor and say what is wrong
+    Verify {
+        /// A folder or a .gguf file, with +ADAPTER_DIR
+        model: String,
+    },
+}
+
+/// `cycle train`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TrainCommand {
+    /// Supervised fine-tuning of all parameters
+    Sft {
+        /// The recipe
+        #[arg(long, value_name = "FILE", conflicts_with = "recipe")]
+        config: Option<PathBuf>,
+        /// A built-in recipe
+        #[arg(long, value_name = "NAME")]
+        recipe: Option<String>,
+        /// Go on from the newest checkpoint
+        #[arg(long)]
+        resume: bool,
+        /// Change a value: optimizer.learning_rate=1e-4
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// The output folder instead of the recipe's
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
+    /// The built-in recipes
+    Recipes,
+}
+
+/// `cycle config`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ConfigCommand {
+    /// Every value and where it comes from
+    Show(ShowArgs),
+}

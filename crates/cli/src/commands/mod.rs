@@ -1,0 +1,19 @@
+//! One file a command.
+
+pub mod doctor;
+pub mod generate;
+pub mod models;
+pub mod read;
+pub mod research;
+pub mod review;
+pub mod stored;
+pub mod train;
+
+/// How a command ended when it ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exit 0.
+    Done,
+    /// Exit 1: something in the result needs a human's eye.
+    Look,
+}

@@ -1,0 +1,55 @@
+//! Where results go: standard output, or files that appear by rename.
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::failure::Failure;
+
+/// Prints, or writes to `out`.
+///
+/// # Errors
+/// If the disk is full or the place cannot be written. A reader that went away is no error.
+pub fn emit(text: &str, out: Option<&Path>) -> Result<(), Failure> {
+    match out {
+        Some(path) => write(path, text.as_bytes()),
+        None => {
+            let mut stdout = std::io::stdout().lock();
+            let end = if text.ends_with('\n') { "" } else { "\n" };
+            match stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(end.as_bytes())) {
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    Err(Failure::io(Path::new("standard output"), &e))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// Writes a file under another name and renames it; makes the folder.
+///
+/// # Errors
+/// If the disk is full or the place cannot be written.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let partial = path.with_file_name(format!(
+        ".{}.partial-{}",
+        path.file_name().map_or_else(|| "out".into(), |n| n.to_string_lossy().into_owned()),
+        std::process::id()
+    ));
+    let result = (|| {
+        if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut file = std::fs::File::create(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    })();
+    result.map_err(|e: std::io::Error| {
+        let _ = std::fs::remove_file(&partial);
+        let mut failure = Failure::io(path, &e);
+        if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::PermissionDenied {
+            failure.code = crate::failure::Code::Resources;
+        }
+        failure
+    })
+}

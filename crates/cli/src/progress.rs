@@ -1,0 +1,118 @@
+//! Progress on standard error: bars on a terminal, plain lines in a pipe, nothing when quiet; and ctrl-C.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The first ctrl-C asks for a soft stop, the second ends at once.
+pub fn watch_interrupts() {
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// True after the first ctrl-C.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loudness {
+    /// Nothing.
+    Quiet,
+    /// Notes and plain lines.
+    Lines,
+    /// Bars.
+    Bars,
+}
+
+/// Bars where a person looks, lines elsewhere.
+pub fn loudness(quiet: bool) -> Loudness {
+    match (quiet, std::io::stderr().is_terminal()) {
+        (true, _) => Loudness::Quiet,
+        (false, true) => Loudness::Bars,
+        (false, false) => Loudness::Lines,
+    }
+}
+
+/// One job's progress.
+pub struct Reporter {
+    label: String,
+    loudness: Loudness,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    last: Mutex<Instant>,
+    said: AtomicUsize,
+}
+
+impl Reporter {
+    /// A reporter for `label`.
+    pub fn new(label: impl Into<String>, loudness: Loudness) -> Self {
+        let label = label.into();
+        let bar = (loudness == Loudness::Bars).then(|| {
+            let bar = ProgressBar::new(0);
+            if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec}, {eta} left") {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.set_message(label.clone());
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        });
+        let now = Instant::now();
+        Self { label, loudness, bar, started: now, last: Mutex::new(now), said: AtomicUsize::new(0) }
+    }
+
+    fn show(&self, what: &str, done: usize, total: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}: {what}", self.label));
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            return;
+        }
+        if self.loudness != Loudness::Lines {
+            return;
+        }
+        // A pipe gets a line every ten seconds.
+        let Ok(mut last) = self.last.lock() else { return };
+        if last.elapsed() < Duration::from_secs(10) {
+            return;
+        }
+        *last = Instant::now();
+        self.said.fetch_add(1, Ordering::Relaxed);
+        let left = self.started.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
+        eprintln!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label);
+    }
+
+    /// Takes the bar away.
+    pub fn done(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.done();
+    }
+}
+
+impl lm::Progress for Reporter {
+    fn prefill(&self, done: usize, total: usize) {
+        self.show("reading", done, total);
+    }
+    fn decode(&self, generated: usize, bound: usize) {
+        self.show("writing", generated, bound);
+    }
+    fn cancelled(&self) -> bool {
+        interrupted()
+    }
+}

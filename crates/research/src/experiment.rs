@@ -1,0 +1,51 @@
+//! The user's own experiment: a command that reads the set-up and prints results.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lm::Progress;
+use serde_json::Value;
+
+use crate::error::ResearchError;
+
+/// Runs `command` by the shell with the set-up as JSON on its standard input; its standard output is the results.
+///
+/// # Errors
+/// If it does not start, fails, or prints no JSON.
+pub(crate) fn run(command: &str, setup: &Value, progress: &dyn Progress) -> Result<Value, ResearchError> {
+    let fail = |what: String| ResearchError::Experiment(what);
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| fail(e.to_string()))?;
+    if let Some(mut input) = child.stdin.take() {
+        // A command that does not read its input is no failure.
+        let _ = input.write_all(setup.to_string().as_bytes());
+    }
+    let output = child.stdout.take();
+    let reader = std::thread::spawn(move || {
+        let mut text = String::new();
+        output.map(|mut o| o.read_to_string(&mut text)).transpose().map(|_| text)
+    });
+    let status = loop {
+        match child.try_wait().map_err(|e| fail(e.to_string()))? {
+            Some(status) => break status,
+            None if progress.cancelled() => {
+                let _ = child.kill();
+                return Err(lm::LmError::Interrupted.into());
+            }
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    let text = reader
+        .join()
+        .map_err(|_| fail("its output could not be read".into()))?
+        .map_err(|e| fail(e.to_string()))?;
+    if !status.success() {
+        return Err(fail(format!("{command:?} ended with {status}")));
+    }
+    serde_json::from_str(&text).map_err(|e| fail(format!("{command:?} printed no JSON: {e}")))
+}
