@@ -35,7 +35,8 @@ impl Literature {
                     let e = &self.entries[i];
                     let short = e.abstract_text.as_ref().filter(|_| words > 0).map(|t| first_words(t, words));
                     let title = e.title.as_deref().unwrap_or_default();
-                    prompts::reference(&e.key, title, e.year.as_deref(), short.as_deref())
+                    let year = e.year.map(|y| y.to_string());
+                    prompts::reference(&e.key, title, year.as_deref(), short.as_deref())
                 })
                 .collect();
             parts.join("\n\n")
@@ -76,10 +77,10 @@ impl Literature {
         Some(Citation {
             key: e.key.clone(),
             authors: e.authors.clone(),
-            year: e.year.clone(),
+            year: e.year.map(|y| y.to_string()),
             title: e.title.clone().unwrap_or_default(),
             venue: e.venue.clone(),
-            locator: e.locator.clone().filter(|l| l.starts_with("10.") || l.starts_with("http") || l.starts_with("arXiv")),
+            locator: None,
             bibtex: e.bibtex.clone(),
         })
     }

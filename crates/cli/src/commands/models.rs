@@ -10,7 +10,7 @@ use crate::args::{Format, ModelsCommand};
 use crate::commands::Outcome;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::output::emit;
+use crate::output::{columns, emit};
 
 /// Runs the command.
 ///
@@ -65,13 +65,12 @@ fn list(context: &Context, format: Format) -> Result<Outcome, Failure> {
         emit(&json!({"schema": "cycle.models/1", "models": list}).to_string(), None)?;
         return Ok(Outcome::Done);
     }
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(["model", "parameters", "context", "memory"]);
+    let mut table: Vec<Vec<String>> = Vec::new();
     for (name, d) in rows {
         match d {
             Some(d) => {
                 let m = d.memory(DType::F32, d.config.max_position_embeddings);
-                table.add_row([
+                table.push(vec![
                     name,
                     format!("{:.1} M", d.parameters as f64 / 1e6),
                     d.config.max_position_embeddings.to_string(),
@@ -79,11 +78,11 @@ fn list(context: &Context, format: Format) -> Result<Outcome, Failure> {
                 ]);
             }
             None => {
-                table.add_row([name, "not usable here".into(), "–".into(), "–".into()]);
+                table.push(vec![name, "not usable here".into(), "–".into(), "–".into()]);
             }
         }
     }
-    emit(&table.to_string(), None)?;
+    emit(&columns(&["model", "parameters", "context", "memory"], &table), None)?;
     Ok(Outcome::Done)
 }
 

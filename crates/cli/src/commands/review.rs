@@ -12,7 +12,7 @@ use crate::args::{Format, ReviewArgs};
 use crate::commands::Outcome;
 use crate::context::{Context, sampling};
 use crate::failure::{Code, Failure};
-use crate::output::{emit, write};
+use crate::output::{columns, emit, write};
 use crate::progress::{Loudness, Reporter, interrupted};
 
 /// Runs the command.
@@ -334,15 +334,13 @@ fn scores(review: &Review) -> Vec<ScoreRow> {
 }
 
 fn table(rows: &[(String, Result<Review, String>)], form: &Form) -> String {
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(["paper", &form.main_score, "90 %", "decision", "status"]);
+    let mut table: Vec<Vec<String>> = Vec::new();
     for (path, review) in rows {
         let name = Path::new(path).file_name().map_or(path.clone(), |n| n.to_string_lossy().into_owned());
         match review {
             Ok(r) => {
                 let a = r.scores.get(&form.main_score);
-                table.add_row([
+                table.push(vec![
                     name,
                     a.map_or("–".into(), |a| format!("{:.2}", a.mean)),
                     a.map_or("–".into(), |a| format!("{} to {}", a.interval90[0], a.interval90[1])),
@@ -352,9 +350,9 @@ fn table(rows: &[(String, Result<Review, String>)], form: &Form) -> String {
             }
             Err(e) => {
                 let short: String = e.chars().take(70).collect();
-                table.add_row([name, "–".into(), "–".into(), "–".into(), short]);
+                table.push(vec![name, "–".into(), "–".into(), "–".into(), short]);
             }
         }
     }
-    table.to_string()
+    columns(&["paper", &form.main_score, "90 %", "decision", "status"], &table)
 }

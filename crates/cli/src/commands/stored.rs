@@ -10,25 +10,29 @@ use crate::args::{Format, StoredCommand};
 use crate::commands::{Outcome, review as reviewing};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
-use crate::output::emit;
+use crate::output::{columns, emit};
 
 /// Rows as a table or one JSON document.
-fn list(schema: &str, rows: &[Value], columns: &[&str], format: Format) -> Result<Outcome, Failure> {
+fn list(schema: &str, rows: &[Value], names: &[&str], format: Format) -> Result<Outcome, Failure> {
     if format == Format::Json {
         emit(&json!({"schema": schema, "rows": rows}).to_string(), None)?;
         return Ok(Outcome::Done);
     }
-    let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(columns);
-    for row in rows {
-        table.add_row(columns.iter().map(|c| match &row[*c] {
-            Value::Null => "–".to_string(),
-            Value::String(s) => s.chars().take(60).collect(),
-            Value::Number(n) => n.as_f64().filter(|f| f.fract() != 0.0).map_or(n.to_string(), |f| format!("{f:.2}")),
-            other => other.to_string(),
-        }));
-    }
-    emit(&table.to_string(), None)?;
+    let table: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            names
+                .iter()
+                .map(|c| match &row[*c] {
+                    Value::Null => "–".to_string(),
+                    Value::String(s) => s.chars().take(60).collect(),
+                    Value::Number(n) => n.as_f64().filter(|f| f.fract() != 0.0).map_or(n.to_string(), |f| format!("{f:.2}")),
+                    other => other.to_string(),
+                })
+                .collect()
+        })
+        .collect();
+    emit(&columns(names, &table), None)?;
     Ok(Outcome::Done)
 }
 
