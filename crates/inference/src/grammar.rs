@@ -42,7 +42,9 @@ impl Vocabulary {
                 None => {
                     // Special tokens are words behind a byte that no text holds.
                     let mut word = vec![TokTrie::SPECIAL_TOKEN_MARKER];
-                    word.extend_from_slice(tokenizer.token(id).unwrap_or_else(|| format!("<[{id}]>")).as_bytes());
+                    word.extend_from_slice(
+                        tokenizer.token(id).unwrap_or_else(|| format!("<[{id}]>")).as_bytes(),
+                    );
                     word
                 }
             })

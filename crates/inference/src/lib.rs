@@ -6,13 +6,14 @@
 //! its cache blocks are used by all. On the CPU a row's result is the same to the bit whatever shares its batch,
 //! however its prompt is chunked, whatever the number of threads.
 
+mod batch;
 mod engine;
 pub mod grammar;
+mod prefix;
 pub mod random;
 mod request;
 mod row;
 pub mod sampler;
 
 pub use engine::{Engine, EngineError, EngineOptions, Observer, RowError, Scored};
-pub use request::{Grammar, Part, Sampling, Script};
-pub use row::{Chosen, Finish, PartOutput, Plan, Row, RowOutput};
+pub use request::{Chosen, Finish, Grammar, Part, PartOutput, Plan, Row, RowOutput, Sampling, Script};

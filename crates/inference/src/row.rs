@@ -1,101 +1,15 @@
 //! One row in flight: where it stands in its script, and what it does with the next logits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use models::{Model, SequenceId};
+use models::{Model, ModelError, SequenceId, Tokenizer};
 
 use crate::engine::RowError;
 use crate::grammar::{Mask, Vocabulary};
 use crate::random::Random;
-use crate::request::{Part, Sampling, Script};
+use crate::request::{Chosen, Finish, Part, PartOutput, Plan, Row, RowOutput};
 use crate::sampler;
-
-/// Why a piece of text ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// The model drew an end-of-sequence token.
-    Eos,
-    /// A stop string, or a grammar or script that is complete.
-    Stop,
-    /// Its own limit, or the context.
-    Length,
-}
-
-/// What is asked of the engine for one row.
-#[derive(Debug, Clone)]
-pub struct Row {
-    /// The prompt as ids; at least one.
-    pub prompt: Vec<u32>,
-    /// What may follow.
-    pub plan: Plan,
-    /// How tokens are drawn.
-    pub sampling: Sampling,
-    /// The row's own seed.
-    pub seed: u64,
-    /// Keep the log-probability of every drawn token.
-    pub logprobs: bool,
-}
-
-/// What may follow a prompt.
-#[derive(Debug, Clone)]
-pub enum Plan {
-    /// Text until an end, a stop string or a limit.
-    Text {
-        /// At most so many tokens.
-        max_tokens: usize,
-        /// The text ends before any of these.
-        stop: Vec<String>,
-        /// What it may look like.
-        grammar: Option<crate::Grammar>,
-        /// An end-of-sequence token is a token like any other.
-        ignore_eos: bool,
-    },
-    /// A form.
-    Script(Script),
-}
-
-/// The distribution over the options of a choice.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chosen {
-    /// The option drawn.
-    pub value: String,
-    /// Options and probabilities at temperature 1; they sum to 1.
-    pub distribution: Vec<(String, f64)>,
-    /// What the model gave to all options together.
-    pub mass: f64,
-}
-
-/// What one named part became.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PartOutput {
-    /// Its text.
-    pub text: String,
-    /// For a choice.
-    pub chosen: Option<Chosen>,
-    /// Why it ended.
-    pub finish: Finish,
-}
-
-/// What a row became.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RowOutput {
-    /// Ids after the prompt, literals included; without the end-of-sequence token.
-    pub tokens: Vec<u32>,
-    /// Their text.
-    pub text: String,
-    /// Natural log-probability of each drawn token, where asked for.
-    pub logprobs: Vec<f64>,
-    /// Named parts of a script.
-    pub parts: BTreeMap<String, PartOutput>,
-    /// Why it ended.
-    pub finish: Finish,
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Of these, taken from another row or an earlier call.
-    pub reused: usize,
-    /// Tokens drawn.
-    pub generated: usize,
-}
 
 /// A choice that waits for its options to be scored.
 pub(crate) struct PendingChoice {
@@ -149,6 +63,7 @@ pub(crate) struct Active {
 
 impl Active {
     pub(crate) fn new(row: Row, sequence: SequenceId, model: &Model) -> Result<Self, RowError> {
+        let reserve = Self::reserve(&row, model)?;
         let (parts, script, ignore_eos) = match &row.plan {
             Plan::Script(script) => (script.parts.clone(), true, false),
             Plan::Text { max_tokens, stop, grammar, ignore_eos } => {
@@ -162,14 +77,6 @@ impl Active {
                 (vec![free], false, *ignore_eos)
             }
         };
-        let mut reserve = 0;
-        for part in &parts {
-            reserve += fixed_tokens(part, model)?;
-        }
-        let context = model.context();
-        if row.prompt.len() + reserve + 1 > context {
-            return Err(RowError::TooLong { prompt: row.prompt.len() + reserve + 1, context });
-        }
         Ok(Self {
             ids: row.prompt.clone(),
             random: Random::new(row.seed),
@@ -192,28 +99,25 @@ impl Active {
         })
     }
 
-    /// A row without parts, to stand in for another.
-    pub(crate) fn empty(row: Row, sequence: SequenceId) -> Self {
-        Self {
-            ids: Vec::new(),
-            random: Random::new(0),
-            row,
-            sequence,
-            cached: 0,
-            reused: 0,
-            choice: None,
-            logits: Vec::new(),
-            parts: Vec::new().into_iter(),
-            free: None,
-            script: false,
-            ignore_eos: false,
-            outputs: BTreeMap::new(),
-            logprobs: Vec::new(),
-            generated: 0,
-            finish: Finish::Stop,
-            reserve: 0,
-            text: String::new(),
+    /// Tokens that must find room after the prompt whatever is drawn.
+    pub(crate) fn reserve(row: &Row, model: &Model) -> Result<usize, RowError> {
+        match &row.plan {
+            Plan::Text { .. } => Ok(1),
+            Plan::Script(script) => {
+                script.parts.iter().try_fold(0, |sum, p| Ok(sum + fixed_tokens(p, model)?))
+            }
         }
+    }
+
+    /// True when all of its ids have been run and the logits after them are here.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.cached == self.ids.len() && !self.logits.is_empty()
+    }
+
+    /// Tokens of the sequence, with the longest option of a choice that is to be scored.
+    pub(crate) fn length_to_come(&self) -> usize {
+        let longest = self.choice.iter().flat_map(|c| &c.options).map(|o| o.1.len()).max();
+        self.ids.len() + longest.unwrap_or(0)
     }
 
     pub(crate) fn generated(&self) -> usize {
@@ -221,20 +125,25 @@ impl Active {
     }
 
     /// Goes on to the next part that needs the model.
-    pub(crate) fn next_part(&mut self, model: &Model, vocabulary: &mut dyn FnMut() -> Result<std::sync::Arc<Vocabulary>, String>) -> Result<Need, RowError> {
+    pub(crate) fn next_part(
+        &mut self,
+        model: &Model,
+        vocabulary: &mut dyn FnMut() -> Result<Arc<Vocabulary>, String>,
+    ) -> Result<Need, RowError> {
         let fail = |e: String| RowError::Grammar(e);
         for part in self.parts.by_ref() {
             self.reserve -= fixed_tokens(&part, model)?.min(self.reserve);
             match part {
                 Part::Literal(text) => {
-                    self.ids.extend(model.tokenizer.encode(&text).map_err(|e| fail(e.to_string()))?);
+                    self.ids
+                        .extend(encode_in_place(&model.tokenizer, &text).map_err(|e| fail(e.to_string()))?);
                     self.text.push_str(&text);
                 }
                 Part::Choice { name, options, terminator } => {
                     let options = options
                         .into_iter()
                         .map(|o| {
-                            let ids = model.tokenizer.encode(&format!("{o}{terminator}"));
+                            let ids = encode_in_place(&model.tokenizer, &format!("{o}{terminator}"));
                             ids.map(|ids| (o, ids)).map_err(|e| fail(e.to_string()))
                         })
                         .collect::<Result<Vec<_>, _>>()?;
@@ -247,8 +156,10 @@ impl Active {
                 Part::Free { name, stop, max_tokens, min_tokens, grammar } => {
                     if max_tokens == 0 {
                         self.finish = Finish::Length;
-                        self.outputs
-                            .insert(name, PartOutput { text: String::new(), chosen: None, finish: Finish::Length });
+                        self.outputs.insert(
+                            name,
+                            PartOutput { text: String::new(), chosen: None, finish: Finish::Length },
+                        );
                         continue;
                     }
                     let mask = match grammar {
@@ -265,7 +176,12 @@ impl Active {
     }
 
     /// Draws one token of the present free part; `true` when the part has ended.
-    pub(crate) fn draw(&mut self, mut logits: Vec<f32>, model: &Model) -> Result<bool, RowError> {
+    pub(crate) fn draw(
+        &mut self,
+        mut logits: Vec<f32>,
+        model: &Model,
+        controls: &[u32],
+    ) -> Result<bool, RowError> {
         let Some(mut free) = self.free.take() else { return Ok(true) };
         let count = self.ids.len() - free.start;
         let raw = if self.row.logprobs { logits.clone() } else { Vec::new() };
@@ -273,29 +189,46 @@ impl Active {
         // In a script only what was written in this part counts as repetition: the paper above may be quoted.
         let seen = if self.script { &self.ids[free.start..] } else { &self.ids[..] };
         sampler::repetition_penalty(&mut logits, seen.iter().copied(), sampling.repetition_penalty);
-        let ngrams = if self.script { &self.ids[free.start..] } else { &self.ids[..] };
-        sampler::forbid_repeated_ngrams(&mut logits, ngrams, sampling.no_repeat_ngram);
-        let is_end = |id: u32| model.eos.contains(&id);
-        for id in 0..logits.len() as u32 {
-            let end = is_end(id) && count < free.min_tokens;
-            // A form holds no turn marks; plain text is left as the model has it.
-            let control = self.script && model.tokenizer.is_special(id) && !is_end(id);
-            if end || control {
-                logits[id as usize] = f32::NEG_INFINITY;
+        sampler::forbid_repeated_ngrams(&mut logits, &self.ids[free.start..], sampling.no_repeat_ngram);
+        let early = count < free.min_tokens;
+        let mut forbid = |id: u32| {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
             }
+        };
+        if early {
+            model.eos.iter().copied().for_each(&mut forbid);
+        }
+        if self.script {
+            // A form holds no turn marks; plain text is left as the model has it.
+            controls.iter().copied().for_each(&mut forbid);
         }
         if let Some(mask) = &mut free.mask {
             mask.apply(&mut logits).map_err(RowError::Grammar)?;
         }
-        if logits.iter().all(|l| *l == f32::NEG_INFINITY) {
-            // Nothing is allowed any more (an n-gram rule inside a narrow grammar): the part ends here.
-            self.end_part(free, model, Finish::Stop, None)?;
-            return Ok(true);
-        }
         if logits.iter().any(|l| l.is_nan()) {
             return Err(RowError::NotFinite);
         }
-        let id = sampler::draw(&sampler::distribution(&logits, sampling), &mut self.random);
+        let id = loop {
+            if logits.iter().all(|l| *l == f32::NEG_INFINITY) {
+                // Nothing is allowed any more (an n-gram rule inside a narrow grammar): the part ends here.
+                self.end_part(free, model, Finish::Stop, None)?;
+                return Ok(true);
+            }
+            let id = sampler::draw(&sampler::distribution(&logits, &self.row.sampling), &mut self.random);
+            if count + 1 >= free.min_tokens {
+                break id;
+            }
+            // Before the least length no token may complete a stop string; another is drawn in its place.
+            self.ids.push(id);
+            let stops = self.find_stop(&free, model)?.is_some();
+            self.ids.pop();
+            if !stops {
+                break id;
+            }
+            logits[id as usize] = f32::NEG_INFINITY;
+        };
+        let is_end = |id: u32| model.eos.contains(&id);
         if is_end(id) && !self.ignore_eos {
             self.end_part(free, model, Finish::Eos, None)?;
             return Ok(true);
@@ -338,10 +271,10 @@ impl Active {
         // A token stands for at least one byte: a stop that ends now lies in the last `longest` tokens (and a few for
         // characters that span tokens).
         let tail = &ids[ids.len().saturating_sub(longest + 8)..];
-        let decode = |ids: &[u32]| model.tokenizer.decode(ids, true).map_err(|e| RowError::Grammar(e.to_string()));
-        if !free.stop.iter().any(|s| !s.is_empty()).then(|| decode(tail)).transpose()?.is_some_and(|t| {
-            free.stop.iter().any(|s| !s.is_empty() && t.contains(s.as_str()))
-        }) {
+        let decode =
+            |ids: &[u32]| model.tokenizer.decode(ids, true).map_err(|e| RowError::Grammar(e.to_string()));
+        let tail = decode(tail)?;
+        if !free.stop.iter().any(|s| !s.is_empty() && tail.contains(s.as_str())) {
             return Ok(None);
         }
         let text = decode(ids)?;
@@ -373,17 +306,18 @@ impl Active {
                     kept.clear();
                 }
                 self.ids.extend_from_slice(&all[..keep]);
+                // What the cache holds of the tokens taken back is not what will stand in their place.
+                self.cached = self.cached.min(self.ids.len());
                 if self.row.logprobs {
                     let drawn = self.logprobs.len() - (all.len() - keep);
                     self.logprobs.truncate(drawn);
                 }
                 if self.script && kept.len() < text.len() {
-                    self.ids.extend(model.tokenizer.encode(&text[kept.len()..]).map_err(fail)?);
+                    self.ids.extend(encode_in_place(&model.tokenizer, &text[kept.len()..]).map_err(fail)?);
                 }
                 text
             }
         };
-        self.cached = self.cached.min(self.ids.len());
         self.text.push_str(&text);
         self.finish = finish;
         self.outputs.insert(free.name, PartOutput { text, chosen: None, finish });
@@ -391,8 +325,10 @@ impl Active {
     }
 
     /// Takes the scored options of the pending choice; returns the index of the one drawn.
-    pub(crate) fn choose(&mut self, scores: &[f64]) -> usize {
-        let Some(choice) = self.choice.take() else { return 0 };
+    pub(crate) fn choose(&mut self, scores: &[f64]) -> Result<usize, RowError> {
+        let Some(choice) = self.choice.take().filter(|_| scores.iter().all(|s| !s.is_nan())) else {
+            return Err(RowError::NotFinite);
+        };
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
@@ -415,7 +351,7 @@ impl Active {
         self.text.push_str(&value);
         let chosen = Some(Chosen { value: value.clone(), distribution, mass });
         self.outputs.insert(choice.name, PartOutput { text: value, chosen, finish: Finish::Stop });
-        drawn
+        Ok(drawn)
     }
 
     pub(crate) fn output(self, model: &Model) -> Result<RowOutput, RowError> {
@@ -442,14 +378,65 @@ impl Active {
 
 /// Tokens that a part takes at the least (a choice: at the most).
 fn fixed_tokens(part: &Part, model: &Model) -> Result<usize, RowError> {
-    let count =
-        |text: &str| model.tokenizer.encode(text).map(|i| i.len()).map_err(|e| RowError::Grammar(e.to_string()));
+    let count = |text: &str| {
+        encode_in_place(&model.tokenizer, text).map(|i| i.len()).map_err(|e| RowError::Grammar(e.to_string()))
+    };
     match part {
         Part::Literal(text) => count(text),
-        Part::Choice { options, terminator, .. } => options
-            .iter()
-            .map(|o| count(&format!("{o}{terminator}")))
-            .try_fold(0, |most, n| Ok(most.max(n?))),
+        Part::Choice { options, terminator, .. } => {
+            options.iter().map(|o| count(&format!("{o}{terminator}"))).try_fold(0, |most, n| Ok(most.max(n?)))
+        }
         Part::Free { .. } => Ok(1),
+    }
+}
+
+/// Ids of a text that stands inside another. SentencePiece-like tokenizers begin every text with a space of their own;
+/// behind a control character they do not.
+pub(crate) fn encode_in_place(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, ModelError> {
+    const ANCHOR: &str = "\u{1}";
+    let alone = tokenizer.encode(text)?;
+    let adds_space = tokenizer
+        .encode("x")?
+        .first()
+        .and_then(|&id| tokenizer.bytes(id))
+        .is_some_and(|b| b.first() == Some(&b' '));
+    if !adds_space {
+        return Ok(alone);
+    }
+    let anchor = tokenizer.encode(ANCHOR)?;
+    let behind = tokenizer.encode(&format!("{ANCHOR}{text}"))?;
+    Ok(behind.strip_prefix(anchor.as_slice()).map_or(alone, <[u32]>::to_vec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_adds_nothing_to_the_text_before_it() {
+        let shared = std::env::var("CYCLE_SHARED")
+            .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+        let folder = std::path::Path::new(&shared).join("goldens/infer/tokenizers");
+        if !folder.exists() {
+            eprintln!("skipped: the goldens in shared/ are not here");
+            return;
+        }
+        for name in [
+            "bytebpe_llama3",
+            "bytebpe_phi4",
+            "bytebpe_qwen",
+            "bytebpe_tekken",
+            "spbpe_legacy",
+            "spbpe_metaspace",
+        ] {
+            let tokenizer = Tokenizer::from_file(&folder.join(name).join("tokenizer.json")).unwrap();
+            for (before, text) in
+                [("A paper.", "\n## Rating\n"), ("Rating: ", "10\n"), ("the", "ory holds"), ("é", " ü")]
+            {
+                let mut ids = tokenizer.encode(before).unwrap();
+                ids.extend(encode_in_place(&tokenizer, text).unwrap());
+                assert_eq!(tokenizer.decode(&ids, true).unwrap(), format!("{before}{text}"), "{name}");
+            }
+        }
     }
 }

@@ -25,16 +25,15 @@ pub fn forbid_repeated_ngrams(logits: &mut [f32], generated: &[u32], n: usize) {
     }
     let tail = &generated[generated.len() + 1 - n..];
     for window in generated.windows(n) {
-        if &window[..n - 1] == tail {
-            if let Some(l) = logits.get_mut(window[n - 1] as usize) {
-                *l = f32::NEG_INFINITY;
-            }
+        let completes = &window[..n - 1] == tail;
+        if let Some(logit) = logits.get_mut(window[n - 1] as usize).filter(|_| completes) {
+            *logit = f32::NEG_INFINITY;
         }
     }
 }
 
-/// Temperature, top-k, top-p and min-p, then softmax once: pairs of token and probability, in descending order of
-/// probability (ties by id).
+/// Temperature, top-k, top-p and min-p: pairs of token and probability, in descending order of probability (ties by
+/// id).
 ///
 /// Values tied with the k-th largest stay. At temperature 0 only the largest (the first among equals) stays.
 pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
@@ -47,44 +46,53 @@ pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
         .filter(|(_, l)| **l > f32::NEG_INFINITY)
         .map(|(i, l)| (i as u32, f64::from(*l) / sampling.temperature))
         .collect();
-    kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     if sampling.top_k > 0 && sampling.top_k < kept.len() {
-        let border = kept[sampling.top_k - 1].1;
-        kept.truncate(kept.partition_point(|k| k.1 >= border));
+        let border = kept.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.1.total_cmp(&a.1)).1.1;
+        kept.retain(|k| k.1 >= border);
+        kept.sort_unstable_by_key(|k| k.0); // the order of the sum below must not depend on the selection
     }
+    let largest = kept.iter().map(|k| k.1).fold(f64::NEG_INFINITY, f64::max);
+    kept.iter_mut().for_each(|k| k.1 = (k.1 - largest).exp());
     normalise(&mut kept);
     if sampling.top_p < 1.0 {
-        // The smallest set whose mass reaches p; the largest always stays.
-        let mut mass = 0.0;
-        let mut keep = 0;
-        for (_, p) in &kept {
-            keep += 1;
-            mass += p;
-            if mass >= sampling.top_p {
-                break;
-            }
-        }
-        kept.truncate(keep.max(1));
-        let total: f64 = kept.iter().map(|k| k.1).sum();
-        kept.iter_mut().for_each(|k| k.1 /= total);
+        kept = nucleus(&kept, sampling.top_p);
+        normalise(&mut kept);
     }
     if sampling.min_p > 0.0 {
-        if let Some(&(_, largest)) = kept.first() {
-            kept.truncate(kept.partition_point(|k| k.1 >= sampling.min_p * largest).max(1));
-            let total: f64 = kept.iter().map(|k| k.1).sum();
-            kept.iter_mut().for_each(|k| k.1 /= total);
-        }
+        let largest = kept.iter().map(|k| k.1).fold(0.0, f64::max);
+        kept.retain(|k| k.1 >= sampling.min_p * largest);
+        normalise(&mut kept);
     }
+    descending(&mut kept);
     kept
 }
 
-fn normalise(kept: &mut [(u32, f64)]) {
-    let largest = kept.first().map_or(0.0, |k| k.1);
-    let mut total = 0.0;
-    for k in kept.iter_mut() {
-        k.1 = (k.1 - largest).exp();
-        total += k.1;
+/// The smallest set whose mass reaches `top_p`, in descending order; the largest always stays. Only the head of the
+/// distribution is sorted, as much of it as is needed: vocabularies are long and their tails are thin.
+fn nucleus(all: &[(u32, f64)], top_p: f64) -> Vec<(u32, f64)> {
+    let mut head = Vec::new();
+    for least in [1e-3, 1e-6, 0.0] {
+        head = all.iter().copied().filter(|k| k.1 >= least).collect();
+        descending(&mut head);
+        let mut mass = 0.0;
+        let reached = head.iter().position(|k| {
+            mass += k.1;
+            mass >= top_p
+        });
+        if let Some(last) = reached {
+            head.truncate(last + 1);
+            break;
+        }
     }
+    head
+}
+
+fn descending(kept: &mut [(u32, f64)]) {
+    kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+}
+
+fn normalise(kept: &mut [(u32, f64)]) {
+    let total: f64 = kept.iter().map(|k| k.1).sum();
     kept.iter_mut().for_each(|k| k.1 /= total);
 }
 
@@ -131,8 +139,8 @@ mod tests {
 
     #[test]
     fn distributions_are_those_of_transformers() {
-        let shared =
-            std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+        let shared = std::env::var("CYCLE_SHARED")
+            .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
         let path = std::path::Path::new(&shared).join("goldens/infer/sampler.json");
         let Ok(text) = std::fs::read(path) else {
             eprintln!("skipped: the goldens in shared/ are not here");
@@ -147,8 +155,15 @@ mod tests {
         for case in golden["cases"].as_array().unwrap() {
             let name = case["name"].as_str().unwrap();
             let p = case["params"].as_object().unwrap();
-            let known =
-                ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "do_sample"];
+            let known = [
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "repetition_penalty",
+                "no_repeat_ngram_size",
+                "do_sample",
+            ];
             if p.keys().any(|k| !known.contains(&k.as_str())) {
                 continue; // what we do not offer (typical, epsilon, eta, bad words)
             }
@@ -165,7 +180,8 @@ mod tests {
             };
             repetition_penalty(&mut logits, seen.iter().copied(), sampling.repetition_penalty);
             forbid_repeated_ngrams(&mut logits, &seen, sampling.no_repeat_ngram);
-            let got: std::collections::BTreeMap<u32, f64> = distribution(&logits, &sampling).into_iter().collect();
+            let got: std::collections::BTreeMap<u32, f64> =
+                distribution(&logits, &sampling).into_iter().collect();
             for pair in case["probs"].as_array().unwrap() {
                 let (id, expected) = (pair[0].as_u64().unwrap() as u32, pair[1].as_f64().unwrap());
                 let p = got.get(&id).copied().unwrap_or(0.0);

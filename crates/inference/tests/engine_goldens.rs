@@ -1,15 +1,19 @@
 //! The engine against transformers, and against itself: the same bits in any company.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use inference::{Engine, EngineOptions, Finish, Grammar, Part, Plan, Row, RowOutput, Sampling, Script};
-use models::{LoadOptions, Model, ModelSource};
+use inference::{
+    Engine, EngineOptions, Finish, Grammar, Observer, Part, Plan, Row, RowError, RowOutput, Sampling, Script,
+};
+use models::{ChatTemplate, LoadOptions, Model, ModelSource, TemplateTokens, Tokenizer};
 use proptest::prelude::*;
 use serde_json::Value;
 
 fn shared() -> Option<PathBuf> {
-    let shared = std::env::var("CYCLE_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
+    let shared = std::env::var("CYCLE_SHARED")
+        .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
     let path = Path::new(&shared).join("goldens/infer");
     if !path.exists() {
         eprintln!("skipped: the goldens in shared/ are not here");
@@ -20,8 +24,9 @@ fn shared() -> Option<PathBuf> {
 
 /// SmolLM2's GGUF, fetched by README's two lines.
 fn smollm2() -> Option<PathBuf> {
-    let path = std::env::var("CYCLE_SMOLLM2")
-        .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/SmolLM2-135M-Instruct.Q4_1.gguf").into());
+    let path = std::env::var("CYCLE_SMOLLM2").unwrap_or(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/SmolLM2-135M-Instruct.Q4_1.gguf").into(),
+    );
     let path = PathBuf::from(path);
     if !path.exists() {
         eprintln!("skipped: SmolLM2 is not here; README's two lines fetch it");
@@ -52,18 +57,20 @@ fn greedy_tokens_and_continuations_are_those_of_transformers() {
     let Some(folder) = shared() else { return };
     for entry in std::fs::read_dir(folder.join("models")).unwrap() {
         let path = entry.unwrap().path();
-        // A micro checkpoint without a tokenizer borrows one; the engine itself works on ids.
         if path.ends_with("bert") {
             continue;
         }
-        let golden: Value = serde_json::from_slice(&std::fs::read(path.join("golden.json")).unwrap()).unwrap();
-        let model = load(with_tokenizer(&folder, &path));
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(path.join("golden.json")).unwrap()).unwrap();
+        let model = load(path.clone());
         let engine = Engine::new(model, EngineOptions { chunk: 40, ..EngineOptions::default() });
         let rows = golden["greedy"]
             .as_object()
             .unwrap()
             .iter()
-            .map(|(p, g)| text(ids(&golden["prompts"][p]["ids"]), ids(&g["new_ids"]).len(), Sampling::default(), 0))
+            .map(|(p, g)| {
+                text(ids(&golden["prompts"][p]["ids"]), ids(&g["new_ids"]).len(), Sampling::default(), 0)
+            })
             .collect();
         for (output, (p, g)) in run(&engine, rows).iter().zip(golden["greedy"].as_object().unwrap()) {
             assert_eq!(output.tokens, ids(&g["new_ids"]), "{path:?} {p}");
@@ -73,43 +80,48 @@ fn greedy_tokens_and_continuations_are_those_of_transformers() {
         let prompt = all.len();
         all.extend(ids(&continuation["ids"]));
         let scored = engine.logprobs(&all, &[]).unwrap();
-        for (got, want) in scored.logprobs[prompt..].iter().zip(continuation["logprobs"].as_array().unwrap()) {
+        for (got, want) in scored.logprobs[prompt..].iter().zip(continuation["logprobs"].as_array().unwrap())
+        {
             assert!((got.unwrap() - want.as_f64().unwrap()).abs() < 2e-4, "{path:?}");
         }
-        let perplexity = engine.logprobs(&ids(&golden["prompts"]["p96"]["ids"]), &[]).unwrap().perplexity().unwrap();
+        let perplexity =
+            engine.logprobs(&ids(&golden["prompts"]["p96"]["ids"]), &[]).unwrap().perplexity().unwrap();
         let want = golden["perplexity"]["ppl"].as_f64().unwrap();
         assert!((perplexity / want - 1.0).abs() < 1e-4, "{path:?}: {perplexity} for {want}");
     }
 }
 
-/// A copy of a checkpoint with a tokenizer of the same vocabulary beside it.
-fn with_tokenizer(folder: &Path, model: &Path) -> PathBuf {
-    if model.join("tokenizer.json").exists() {
-        return model.into();
-    }
-    let copy = tempfile::Builder::new().prefix("cycle-golden").tempdir().unwrap().keep();
-    for file in std::fs::read_dir(model).unwrap() {
-        let file = file.unwrap();
-        let to = copy.join(file.file_name());
-        std::fs::write(&to, std::fs::read(file.path()).unwrap()).unwrap();
-    }
-    let tokenizer = folder.join("tokenizers/bytebpe_llama3/tokenizer.json");
-    std::fs::write(copy.join("tokenizer.json"), std::fs::read(tokenizer).unwrap()).unwrap();
-    copy
-}
-
 #[test]
-fn chat_to_text_is_that_of_transformers() {
+fn chat_to_ids_to_text_is_that_of_transformers() {
     let Some(folder) = shared() else { return };
     let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("e2e.json")).unwrap()).unwrap();
     for row in golden["rows"].as_array().unwrap() {
-        if row["model"] != "llama3_rope" {
-            continue; // the other rows pair checkpoints with tokenizers that stand elsewhere
-        }
-        let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+        let named = |key: &str| row[key].as_str().unwrap();
+        let tokenizers = folder.join("tokenizers").join(named("tokenizer"));
+        let tokenizer = Tokenizer::from_file(&tokenizers.join("tokenizer.json")).unwrap();
+        let about: Value =
+            serde_json::from_slice(&std::fs::read(tokenizers.join("tokenizer_config.json")).unwrap())
+                .unwrap();
+        let special = |key: &str| about[key].as_str().map(String::from);
+        let tokens = TemplateTokens {
+            bos_token: special("bos_token"),
+            eos_token: special("eos_token"),
+            pad_token: special("pad_token"),
+            unk_token: special("unk_token"),
+        };
+        let source =
+            std::fs::read_to_string(folder.join(format!("chat/{}.jinja", named("template")))).unwrap();
+        let chat = ChatTemplate::new(&source, tokens).unwrap();
+        let text = chat.render_with(&row["messages"], true, row["vars"].as_object().unwrap(), None).unwrap();
+        let prompt = tokenizer.encode(&text).unwrap();
+        assert_eq!(prompt, ids(&row["prompt_ids"]), "{text}");
+        let engine = Engine::new(load(folder.join("models").join(named("model"))), EngineOptions::default());
         let new = ids(&row["new_ids"]);
-        let output = run(&engine, vec![text(ids(&row["prompt_ids"]), new.len(), Sampling::default(), 0)]);
-        assert_eq!(output[0].tokens, new);
+        let output = run(&engine, vec![self::text(prompt, new.len(), Sampling::default(), 0)]);
+        assert_eq!(output[0].tokens, new, "{}", named("model"));
+        for (key, skip) in [("text_keep", false), ("text_skip", true)] {
+            assert_eq!(tokenizer.decode(&output[0].tokens, skip).unwrap(), named(key));
+        }
     }
 }
 
@@ -184,7 +196,11 @@ fn a_script_is_always_filled_in_whole_and_scores_whole_values() {
         let total: f64 = rating.distribution.iter().map(|d| d.1).sum();
         assert!((total - 1.0).abs() < 1e-9);
         assert_eq!(rating.distribution.len(), 6);
-        assert!(output.text.contains(&format!("## Rating\n{}\n## Set-up\n", rating.value)), "{}", output.text);
+        assert!(
+            output.text.contains(&format!("## Rating\n{}\n## Set-up\n", rating.value)),
+            "{}",
+            output.text
+        );
         let json = &output.parts["json"].text;
         assert!(!json.is_empty() && json.chars().all(|c| ('a'..='f').contains(&c)), "{json:?}");
         assert_eq!(output.finish, Finish::Stop);
@@ -214,7 +230,11 @@ fn a_choice_has_the_probability_of_its_whole_text() {
         .map(|o| {
             let mut all = prompt.clone();
             all.extend(tokenizer.encode(&format!("{o}\n")).unwrap());
-            engine.logprobs(&all, &[]).unwrap().logprobs[prompt.len()..].iter().map(|l| l.unwrap()).sum::<f64>().exp()
+            engine.logprobs(&all, &[]).unwrap().logprobs[prompt.len()..]
+                .iter()
+                .map(|l| l.unwrap())
+                .sum::<f64>()
+                .exp()
         })
         .collect();
     let total: f64 = alone.iter().sum();
@@ -223,6 +243,175 @@ fn a_choice_has_the_probability_of_its_whole_text() {
         assert!((p - q / total).abs() < 1e-9);
     }
     assert!((chosen.mass - total).abs() < 1e-9);
+}
+
+/// Rows whose free part ends in stop strings within tokens, then a choice.
+fn stopping(seed: u64, engine: &Engine) -> Row {
+    let part = Part::Free {
+        name: "text".into(),
+        stop: ["e", "a", "i", "o", "\n"].map(String::from).to_vec(),
+        max_tokens: 30,
+        min_tokens: 2,
+        grammar: None,
+    };
+    let options = ["1", "10", "3", "accept"].map(String::from).to_vec();
+    let choice =
+        |name: &str| Part::Choice { name: name.into(), options: options.clone(), terminator: "\n".into() };
+    Row {
+        prompt: engine.model().tokenizer.encode("A paper about scores.").unwrap(),
+        // The first choice stands right behind the cut: nothing is run between.
+        plan: Plan::Script(Script { parts: vec![part, choice("first"), choice("second")] }),
+        sampling: Sampling { temperature: 1.5, ..Sampling::default() },
+        seed,
+        logprobs: false,
+    }
+}
+
+#[test]
+fn after_a_cut_the_cache_holds_what_the_text_says() {
+    let Some(folder) = shared() else { return };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+    let rows: Vec<Row> = (0..24).map(|seed| stopping(seed, &engine)).collect();
+    let prompt = rows[0].prompt.clone();
+    let mut cuts = 0;
+    for output in run(&engine, rows) {
+        let (text, first) = (&output.parts["text"], output.parts["first"].chosen.as_ref().unwrap());
+        assert!(!text.text.contains(['e', 'a', 'i', 'o', '\n']), "{:?}", text.text);
+        assert!(output.text.starts_with(&text.text));
+        cuts += usize::from(text.finish == Finish::Stop && !text.text.is_empty());
+        let tokenizer = &engine.model().tokenizer;
+        let tail: usize = ["first", "second"]
+            .iter()
+            .map(|n| tokenizer.encode(&format!("{}\n", output.parts[*n].text)).unwrap().len())
+            .sum();
+        // What was written, scored from nothing by one pass, gives the probabilities that the choice reported.
+        let mut all = prompt.clone();
+        all.extend(&output.tokens[..output.tokens.len() - tail]);
+        let weights: Vec<f64> = first
+            .distribution
+            .iter()
+            .map(|(option, _)| {
+                let mut whole = all.clone();
+                whole.extend(tokenizer.encode(&format!("{option}\n")).unwrap());
+                let scored = engine.logprobs(&whole, &[]).unwrap();
+                scored.logprobs[all.len()..].iter().flatten().sum::<f64>().exp()
+            })
+            .collect();
+        assert!((first.mass - weights.iter().sum::<f64>()).abs() < 1e-12, "{}", output.text);
+    }
+    assert!(cuts >= 3, "only {cuts} texts were cut within themselves");
+}
+
+#[test]
+fn json_under_a_schema_is_json() {
+    let Some(folder) = shared() else { return };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+    let schema = serde_json::json!({"type": "object", "additionalProperties": false, "required": ["rating", "why"],
+        "properties": {"rating": {"type": "integer", "minimum": 1, "maximum": 10}, "why": {"enum": ["novel", "weak"]}}});
+    let lark = Grammar::Lark("start: \"yes\" | \"no\" \" \" /[a-c]{1,3}/".into());
+    let row = |grammar: Grammar, seed: u64| Row {
+        prompt: vec![5, 6, 7],
+        plan: Plan::Text { max_tokens: 60, stop: vec![], grammar: Some(grammar), ignore_eos: false },
+        sampling: Sampling { temperature: 1.0, repetition_penalty: 1.3, ..Sampling::default() },
+        seed,
+        logprobs: true,
+    };
+    let rows = (0..8)
+        .flat_map(|seed| [row(Grammar::JsonSchema(schema.clone()), seed), row(lark.clone(), seed)])
+        .collect();
+    for pair in run(&engine, rows).chunks(2) {
+        let value: Value = serde_json::from_str(&pair[0].text).unwrap();
+        assert!((1..=10).contains(&value["rating"].as_i64().unwrap()), "{value}");
+        assert!(pair[1].text == "yes" || pair[1].text.starts_with("no "), "{}", pair[1].text);
+        assert_eq!(pair[0].logprobs.len(), pair[0].tokens.len());
+        assert_ne!(pair[0].finish, Finish::Length);
+    }
+    let bad = engine.run(vec![row(Grammar::Regex("(".into()), 0)], &mut ()).unwrap().remove(0);
+    assert!(matches!(bad, Err(RowError::Grammar(_))));
+}
+
+#[test]
+fn a_dialogue_that_goes_on_reads_only_what_is_new() {
+    let Some(folder) = shared() else { return };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+    let prompt: Vec<u32> = (0..40).map(|t| t * 7 % 400).collect();
+    let first = run(&engine, vec![text(prompt.clone(), 8, Sampling::default(), 0)]).remove(0);
+    assert_eq!(first.reused, 0);
+    let mut next = prompt;
+    next.extend(&first.tokens);
+    next.extend([9, 10, 11]);
+    let again = run(&engine, vec![text(next.clone(), 8, Sampling::default(), 0)]).remove(0);
+    assert_eq!(again.reused, 47);
+    let fresh = Engine::new(engine.model().clone(), EngineOptions::default());
+    let alone = run(&fresh, vec![text(next, 8, Sampling::default(), 0)]).remove(0);
+    assert_eq!((again.tokens, again.logprobs), (alone.tokens, alone.logprobs));
+}
+
+/// Stops the batch when so many tokens were drawn, or before any is.
+struct Stop(usize);
+
+impl Observer for Stop {
+    fn cancelled(&mut self) -> bool {
+        self.0 == 0
+    }
+    fn decode(&mut self, generated: usize) {
+        if generated >= 6 {
+            self.0 = 0;
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_batch_leaves_nothing_wrong_behind() {
+    let Some(folder) = shared() else { return };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+    let rows: Vec<Row> =
+        (0..3).map(|i| text((0..50).chain([i]).collect(), 10, Sampling::default(), 0)).collect();
+    for mut stop in [Stop(0), Stop(1)] {
+        for result in engine.run(rows.clone(), &mut stop).unwrap() {
+            assert_eq!(result.unwrap_err(), RowError::Interrupted);
+        }
+    }
+    let fresh = Engine::new(engine.model().clone(), EngineOptions::default());
+    let tokens = |outputs: Vec<RowOutput>| outputs.into_iter().map(|o| o.tokens).collect::<Vec<_>>();
+    assert_eq!(tokens(run(&engine, rows.clone())), tokens(run(&fresh, rows)));
+}
+
+#[test]
+fn a_row_larger_than_the_memory_is_refused_with_the_numbers() {
+    let Some(folder) = shared() else { return };
+    let options = EngineOptions { cache_bytes: Some(4096), ..EngineOptions::default() };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), options);
+    let error = engine
+        .run(vec![text(vec![5; 40], 4, Sampling::default(), 0)], &mut ())
+        .unwrap()
+        .remove(0)
+        .unwrap_err();
+    assert!(
+        matches!(error, RowError::Memory { limit: 4096, .. }) && error.to_string().contains("4096"),
+        "{error}"
+    );
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let Some(folder) = shared() else { return };
+    let model = load(folder.join("models/phi3_longrope"));
+    // 40 to 60 tokens: across longrope's border of 48.
+    let rows: Vec<Row> = (0..3u32)
+        .map(|i| {
+            let sampling = Sampling { temperature: 0.8, ..Sampling::default() };
+            text((0..40 + i).map(|t| (t * 5 + i) % 300).collect(), 20, sampling, u64::from(i))
+        })
+        .collect();
+    let with = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(&Engine::new(model.clone(), EngineOptions::default()), rows.clone()))
+    };
+    let one = with(1);
+    for threads in [2, 3, 7] {
+        assert_eq!(with(threads), one, "{threads} threads");
+    }
 }
 
 #[test]
@@ -260,7 +449,7 @@ proptest! {
         }).collect();
         let plain = Engine::new(model.clone(), EngineOptions { least_shared: usize::MAX, ..EngineOptions::default() });
         let alone: Vec<RowOutput> = rows.iter().map(|r| run(&plain, vec![r.clone()]).remove(0)).collect();
-        let options = EngineOptions { chunk, least_shared: least, cache_bytes: wave.then_some(1 << 16) };
+        let options = EngineOptions { chunk, least_shared: least, cache_bytes: wave.then_some(1 << 18) };
         let engine = Engine::new(model, options);
         for _ in 0..2 {
             let together = run(&engine, rows.clone());

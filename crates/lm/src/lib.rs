@@ -10,6 +10,7 @@ mod open;
 mod reference;
 mod server;
 mod types;
+mod wire;
 
 pub use device::{DeviceChoice, device};
 pub use inference::{Grammar, Part, Sampling, Script};
@@ -18,6 +19,7 @@ pub use open::{OpenOptions, SMOLLM2_FILE, open, open_local};
 pub use reference::ModelRef;
 pub use server::{Server, ServerOptions};
 pub use types::{
-    Capabilities, ChoiceOutcome, Completion, Finish, LanguageModel, LmError, Message, ModelInfo, Output, PartOutcome,
-    Progress, Request, Role, Silent, Usage,
+    Capabilities, ChoiceOutcome, Completion, Finish, LanguageModel, LmError, Message, ModelInfo, Output,
+    PartOutcome, Progress, Request, Role, Silent, Usage,
 };
+pub use wire::ServerToken;

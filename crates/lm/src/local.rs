@@ -8,8 +8,8 @@ use models::Model;
 use sha2::{Digest, Sha256};
 
 use crate::types::{
-    Capabilities, ChoiceOutcome, Completion, Finish, LanguageModel, LmError, Message, ModelInfo, Output, PartOutcome,
-    Progress, Request, Role, Usage,
+    Capabilities, ChoiceOutcome, Completion, Finish, LanguageModel, LmError, Message, ModelInfo, Output,
+    PartOutcome, Progress, Request, Role, Usage,
 };
 
 /// A checkpoint on this machine.
@@ -21,9 +21,15 @@ pub struct Local {
 impl Local {
     /// An engine over a loaded model. Keys and values of rows in flight may take half of the memory that is free now.
     pub fn new(model: Arc<Model>, reference: String, builtin: bool) -> Self {
-        let info =
-            ModelInfo { reference, sha256: Some(model.sha256.clone()), context: Some(model.context()), builtin };
-        let options = EngineOptions { cache_bytes: free_memory().map(|b| b / 2), ..EngineOptions::default() };
+        let info = ModelInfo {
+            reference,
+            sha256: Some(model.sha256.clone()),
+            context: Some(model.context()),
+            builtin,
+        };
+        // What a GPU has free is not known here.
+        let free = free_memory().filter(|_| model.decoder.device().is_cpu());
+        let options = EngineOptions { cache_bytes: free.map(|b| b / 2), ..EngineOptions::default() };
         Self { engine: Engine::new(model, options), info }
     }
 
@@ -40,7 +46,9 @@ impl Local {
     pub fn render(&self, messages: &[Message], prefill: &str) -> Result<String, LmError> {
         let chat = &self.engine.model().chat;
         let rendered = match chat.render(&messages, true) {
-            Err(_) if messages.iter().any(|m| m.role == Role::System) => chat.render(&without_system(messages), true),
+            Err(_) if messages.iter().any(|m| m.role == Role::System) => {
+                chat.render(&without_system(messages), true)
+            }
             other => other,
         };
         Ok(rendered.map_err(|e| LmError::Model(e.to_string()))? + prefill)
@@ -61,7 +69,8 @@ impl Local {
             Output::Constrained(grammar) => text(Some(grammar.clone())),
             Output::Script(script) => Plan::Script(script.clone()),
         };
-        let row = Row { prompt, plan, sampling: request.sampling.clone(), seed: request.seed, logprobs: false };
+        let row =
+            Row { prompt, plan, sampling: request.sampling.clone(), seed: request.seed, logprobs: false };
         let hash = Sha256::digest(rendered.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
         Ok((row, hash))
     }
@@ -138,7 +147,8 @@ impl LanguageModel for Local {
                 if first.contains("memory") { LmError::Memory(first) } else { LmError::Model(first) }
             }
         })?;
-        let seconds = started.elapsed().as_secs_f64();
+        // Rows run side by side: each is charged its share of the wall time.
+        let seconds = started.elapsed().as_secs_f64() / requests.len().max(1) as f64;
         Ok(results
             .into_iter()
             .zip(hashes)
@@ -167,6 +177,7 @@ fn row_error(error: RowError) -> LmError {
     match error {
         RowError::TooLong { prompt, context } => LmError::TooLong { prompt, context },
         RowError::Interrupted => LmError::Interrupted,
+        RowError::Memory { .. } => LmError::Memory(error.to_string()),
         RowError::Grammar(what) => LmError::Model(what),
         RowError::NotFinite => LmError::Model(RowError::NotFinite.to_string()),
     }
@@ -182,7 +193,8 @@ fn finish(finish: inference::Finish) -> Finish {
 
 fn completion(output: RowOutput, prompt_sha256: String, seconds: f64) -> Completion {
     let parts = output.parts.into_iter().map(|(name, part)| {
-        let choice = part.chosen.map(|c| ChoiceOutcome { value: c.value, distribution: c.distribution, mass: c.mass });
+        let choice =
+            part.chosen.map(|c| ChoiceOutcome { value: c.value, distribution: c.distribution, mass: c.mass });
         (name, PartOutcome { text: part.text, choice, finish: finish(part.finish) })
     });
     Completion {

@@ -68,7 +68,9 @@ pub fn open_local(reference: &ModelRef, options: &OpenOptions) -> Result<Local, 
             Model::load(&source, &load).map_err(unusable)?
         }
         ModelRef::Server { .. } => {
-            return Err(LmError::Model(format!("{reference} is a server; this needs a model of this machine")));
+            return Err(LmError::Model(format!(
+                "{reference} is a server; this needs a model of this machine"
+            )));
         }
     };
     let builtin = matches!(reference, ModelRef::Builtin(_));
@@ -76,7 +78,8 @@ pub fn open_local(reference: &ModelRef, options: &OpenOptions) -> Result<Local, 
 }
 
 fn small(name: &str, folder: Option<&Path>) -> Result<ModelSource, LmError> {
-    let candidates: Vec<PathBuf> = folder.into_iter().map(Path::to_path_buf).chain([PathBuf::from("models")]).collect();
+    let candidates: Vec<PathBuf> =
+        folder.into_iter().map(Path::to_path_buf).chain([PathBuf::from("models")]).collect();
     let Some(path) = candidates.iter().map(|f| f.join(SMOLLM2_FILE)).find(|p| p.exists()) else {
         return Err(LmError::Model(format!(
             "small:{name} needs {SMOLLM2_FILE}; README has the two lines that fetch it into ./models"

@@ -1,15 +1,14 @@
 //! Any OpenAI-compatible server behind [`LanguageModel`]: `/chat/completions`, streamed, with retries.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures::{StreamExt, stream};
-use inference::Grammar;
-use serde_json::{Value, json};
+use futures::{FutureExt, StreamExt, stream};
 use sha2::{Digest, Sha256};
 
 use crate::types::{
-    Capabilities, Completion, Finish, LanguageModel, LmError, Message, ModelInfo, Output, Progress, Request, Usage,
+    Capabilities, Completion, LanguageModel, LmError, Message, ModelInfo, Output, Progress, Request,
 };
+use crate::wire::{Answer, ServerToken, Terms, error_message, request_body};
 
 /// How long and how often a server is asked.
 #[derive(Debug, Clone)]
@@ -18,10 +17,13 @@ pub struct ServerOptions {
     pub key: Option<String>,
     /// Tries of one request.
     pub tries: u32,
-    /// First pause between tries; doubled each time, up to a minute, with jitter.
+    /// First pause between tries; doubled each time, up to a minute, with jitter. A server's own `Retry-After` counts
+    /// instead.
     pub pause: Duration,
     /// A stream that says nothing for so long is cut.
     pub silence: Duration,
+    /// One request, all its tries and pauses together, takes no longer.
+    pub deadline: Duration,
     /// Requests at the same time.
     pub parallel: usize,
 }
@@ -33,6 +35,7 @@ impl Default for ServerOptions {
             tries: 6,
             pause: Duration::from_millis(500),
             silence: Duration::from_secs(180),
+            deadline: Duration::from_secs(1800),
             parallel: 8,
         }
     }
@@ -44,7 +47,8 @@ pub struct Server {
     model: String,
     options: ServerOptions,
     client: reqwest::Client,
-    runtime: tokio::runtime::Runtime,
+    /// There until the drop.
+    runtime: Option<tokio::runtime::Runtime>,
     info: ModelInfo,
 }
 
@@ -56,7 +60,10 @@ enum Failure {
     Refused(String),
     /// No use in trying again.
     Final(String),
-    Interrupted,
+}
+
+fn passing(what: String) -> Failure {
+    Failure::Passing(what, None)
 }
 
 impl Server {
@@ -75,111 +82,168 @@ impl Server {
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fail(&e))?;
         let info =
             ModelInfo { reference: format!("{base}#{model}"), sha256: None, context: None, builtin: false };
-        Ok(Self { base: base.into(), model: model.into(), options, client, runtime, info })
+        Ok(Self { base: base.into(), model: model.into(), options, client, runtime: Some(runtime), info })
     }
 
-    fn body(&self, request: &Request, plain: bool) -> Value {
-        let mut messages = request.messages.clone();
-        if !request.prefill.is_empty() {
-            messages.push(Message::assistant(request.prefill.clone()));
+    /// One request, with the log-probability of every token of the answer and of the `top` (0 to 20) likeliest in its
+    /// place. From a server that offers none the list is empty.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::complete`].
+    pub fn complete_with_logprobs(
+        &self,
+        request: &Request,
+        top: u8,
+        progress: &dyn Progress,
+    ) -> Result<(Completion, Vec<ServerToken>), LmError> {
+        self.block_on(self.ask(request, Some(top), progress).boxed())?
+    }
+
+    /// Runs to the end; also where the caller is itself within a runtime, which must not be blocked from inside.
+    fn block_on<T: Send>(&self, work: impl Future<Output = T> + Send) -> Result<T, LmError> {
+        let closed = || LmError::Remote(format!("{}: the client has ended", self.base));
+        let runtime = self.runtime.as_ref().ok_or_else(closed)?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Ok(runtime.block_on(work));
         }
-        let mut body = json!({
-            "model": self.model, "messages": messages, "stream": true, "max_tokens": request.max_tokens,
-            "temperature": request.sampling.temperature, "top_p": request.sampling.top_p, "seed": request.seed >> 1,
-        });
-        if !request.stop.is_empty() {
-            body["stop"] = json!(request.stop);
-        }
-        if !plain {
-            body["stream_options"] = json!({"include_usage": true});
-            if let Output::Constrained(Grammar::JsonSchema(schema)) = &request.output {
-                body["response_format"] = json!({"type": "json_schema",
-                    "json_schema": {"name": "answer", "schema": schema, "strict": true}});
+        std::thread::scope(|scope| scope.spawn(|| runtime.block_on(work)).join()).map_err(|_| closed())
+    }
+
+    fn failed(&self, what: &str) -> LmError {
+        LmError::Remote(format!("{}: {what}", self.base))
+    }
+
+    /// Ends when the user or the deadline wants an end.
+    async fn enough(&self, deadline: Instant, progress: &dyn Progress) -> LmError {
+        loop {
+            if progress.cancelled() {
+                return LmError::Interrupted;
             }
+            if Instant::now() >= deadline {
+                return self.failed(&format!("no whole answer within {:?}", self.options.deadline));
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        body
     }
 
-    async fn ask(&self, request: &Request, progress: &dyn Progress) -> Result<Completion, LmError> {
-        let mut plain = false;
+    /// Tries until there is an answer, or no hope of one.
+    async fn ask(
+        &self,
+        request: &Request,
+        top: Option<u8>,
+        progress: &dyn Progress,
+    ) -> Result<(Completion, Vec<ServerToken>), LmError> {
+        let deadline = Instant::now() + self.options.deadline;
+        let mut terms = Terms { extras: true, completion_tokens: false };
         let mut attempt = 0;
         loop {
-            let error = match self.once(request, plain, progress).await {
-                Ok(completion) => return Ok(completion),
-                Err(Failure::Interrupted) => return Err(LmError::Interrupted),
-                Err(Failure::Final(what)) => return Err(LmError::Remote(format!("{}: {what}", self.base))),
-                Err(Failure::Refused(_)) if !plain => {
-                    plain = true;
-                    continue;
-                }
+            let outcome = tokio::select! {
+                outcome = self.once(request, terms, top) => outcome,
+                why = self.enough(deadline, progress) => return Err(why),
+            };
+            let (what, wait) = match outcome {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Final(what)) => return Err(self.failed(&what)),
                 Err(Failure::Refused(what)) => {
-                    return Err(LmError::Remote(format!("{}: {what}", self.base)));
+                    if what.contains("max_completion_tokens") && !terms.completion_tokens {
+                        terms.completion_tokens = true;
+                    } else if terms.extras {
+                        terms.extras = false;
+                    } else {
+                        return Err(self.failed(&what));
+                    }
+                    continue;
                 }
                 Err(Failure::Passing(what, wait)) => (what, wait),
             };
             attempt += 1;
             if attempt >= self.options.tries {
-                return Err(LmError::Remote(format!("{}: {} (tried {attempt} times)", self.base, error.0)));
+                return Err(self.failed(&format!("{what} (tried {attempt} times)")));
             }
-            let base = self.options.pause * 2u32.pow(attempt.min(7) - 1);
-            // Jitter from the row's seed: rows of one batch do not come back all at once.
-            let jitter = inference::random::Random::new(request.seed ^ u64::from(attempt)).uniform();
-            let pause = error.1.unwrap_or(base.min(Duration::from_secs(60))).min(Duration::from_secs(120));
-            let until = Instant::now() + pause + base.min(Duration::from_secs(5)).mul_f64(jitter);
-            while Instant::now() < until {
-                if progress.cancelled() {
-                    return Err(LmError::Interrupted);
-                }
-                tokio::time::sleep(Duration::from_millis(50).min(until.saturating_duration_since(Instant::now())))
-                    .await;
+            let pause = self.pause(attempt, wait, request.seed);
+            if Instant::now() + pause >= deadline {
+                return Err(
+                    self.failed(&format!("{what}; another try in {} s would be too late", pause.as_secs()))
+                );
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                why = self.enough(deadline, progress) => return Err(why),
             }
         }
     }
 
-    async fn once(&self, request: &Request, plain: bool, progress: &dyn Progress) -> Result<Completion, Failure> {
+    /// What the server asked for, or 2^attempt times the first pause; either with jitter on top, drawn from the row's
+    /// seed, so that the rows of a batch do not come back all at once.
+    fn pause(&self, attempt: u32, wait: Option<Duration>, seed: u64) -> Duration {
+        let backoff = self.options.pause * 2u32.pow(attempt.min(7) - 1);
+        let jitter = inference::random::Random::new(seed ^ u64::from(attempt)).uniform();
+        wait.unwrap_or(backoff.min(Duration::from_secs(60)))
+            + backoff.min(Duration::from_secs(5)).mul_f64(jitter)
+    }
+
+    async fn once(
+        &self,
+        request: &Request,
+        terms: Terms,
+        top: Option<u8>,
+    ) -> Result<(Completion, Vec<ServerToken>), Failure> {
         let started = Instant::now();
-        let body = self.body(request, plain);
+        let body = request_body(&self.model, request, terms, top);
         let mut call = self.client.post(format!("{}/chat/completions", self.base)).json(&body);
         if let Some(key) = &self.options.key {
             call = call.bearer_auth(key);
         }
-        let passing = |what: String| Failure::Passing(what, None);
         let response = tokio::time::timeout(self.options.silence, call.send())
             .await
-            .map_err(|_| passing(format!("no answer within {} s", self.options.silence.as_secs())))?
+            .map_err(|_| passing(format!("no answer within {:?}", self.options.silence)))?
             .map_err(|e| passing(reason(&e)))?;
-        let status = response.status().as_u16();
-        if status != 200 {
-            let wait = response
-                .headers()
-                .get("retry-after")
-                .and_then(|v| v.to_str().ok())
-                .and_then(|v| v.trim().parse::<f64>().ok())
-                .filter(|s| s.is_finite() && *s >= 0.0)
-                .map(Duration::from_secs_f64);
-            let text = response.text().await.unwrap_or_default();
-            let message = serde_json::from_str::<Value>(&text)
-                .ok()
-                .and_then(|v| v["error"]["message"].as_str().or(v["message"].as_str()).map(str::to_string))
-                .unwrap_or_else(|| text.chars().take(200).collect());
-            let what = format!("HTTP {status} {message}");
-            return Err(match status {
-                408 | 409 | 425 | 429 | 500..=599 => Failure::Passing(what, wait),
-                400 | 422 => Failure::Refused(what),
-                401 | 403 => Failure::Final(format!("{what} (is CYCLE_API_KEY set?)")),
-                _ => Failure::Final(what),
-            });
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(self.refusal(response).await);
         }
-        let mut text = String::new();
-        let mut ending = None;
-        let mut usage = Usage::default();
+        let answer = self.read(response).await?;
+        let Some(finish) = answer.finish() else {
+            return Err(passing("the stream ended in the middle".into()));
+        };
+        let Answer { mut text, tokens, mut usage, .. } = answer;
+        usage.seconds = started.elapsed().as_secs_f64();
+        // Some servers repeat the beginning they were given.
+        if let Some(rest) = text.strip_prefix(&request.prefill) {
+            text = rest.to_string();
+        }
+        let prompt = serde_json::to_string(&request.messages).unwrap_or_default();
+        let prompt_sha256 = Sha256::digest(prompt.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        Ok((Completion { text, parts: Default::default(), finish, usage, prompt_sha256 }, tokens))
+    }
+
+    /// What an answer other than 200 means.
+    async fn refusal(&self, response: reqwest::Response) -> Failure {
+        let status = response.status().as_u16();
+        let wait = response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after);
+        let text = tokio::time::timeout(self.options.silence, response.text()).await;
+        let text = text.ok().and_then(Result::ok).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let message =
+            error_message(&value).or_else(|| value["message"].as_str().map(str::to_string)).unwrap_or_else(
+                || text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect(),
+            );
+        let what = format!("HTTP {status} {message}");
+        match status {
+            408 | 409 | 425 | 429 | 500..=599 => Failure::Passing(what, wait),
+            400 | 422 => Failure::Refused(what),
+            401 | 403 => Failure::Final(format!("{what} (is CYCLE_API_KEY right?)")),
+            404 => Failure::Final(format!("{what} (is the address right, and the model {}?)", self.model)),
+            _ => Failure::Final(what),
+        }
+    }
+
+    async fn read(&self, response: reqwest::Response) -> Result<Answer, Failure> {
+        let kind = response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let streamed = !kind.starts_with("application/json");
+        let mut answer = Answer::default();
         let mut pending: Vec<u8> = Vec::new();
         let mut parts = response.bytes_stream();
-        let mut whole = false;
         loop {
-            if progress.cancelled() {
-                return Err(Failure::Interrupted);
-            }
             let part = match tokio::time::timeout(self.options.silence, parts.next()).await {
                 Err(_) => return Err(passing("the stream fell silent".into())),
                 Ok(None) => break,
@@ -187,44 +251,34 @@ impl Server {
                 Ok(Some(Ok(bytes))) => bytes,
             };
             pending.extend_from_slice(&part);
-            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+            while let Some(end) = pending.iter().position(|b| *b == b'\n').filter(|_| streamed) {
                 let line: Vec<u8> = pending.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line);
-                let Some(data) = line.trim().strip_prefix("data:").map(str::trim) else { continue };
-                if data == "[DONE]" {
-                    whole = true;
-                    continue;
-                }
-                let event: Value = serde_json::from_str(data)
-                    .map_err(|e| passing(format!("the server sent malformed JSON ({e})")))?;
-                if let Some(message) = event["error"]["message"].as_str() {
-                    return Err(passing(message.to_string()));
-                }
-                let choice = &event["choices"][0];
-                text.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
-                if let Some(reason) = choice["finish_reason"].as_str() {
-                    ending = Some(if reason == "length" { Finish::Length } else { Finish::Eos });
-                }
-                if let Some(n) = event["usage"]["prompt_tokens"].as_u64() {
-                    usage.prompt_tokens = n as usize;
-                    usage.generated_tokens = event["usage"]["completion_tokens"].as_u64().unwrap_or(0) as usize;
-                }
+                answer.line(&String::from_utf8_lossy(&line)).map_err(passing)?;
             }
         }
-        let Some(finish) = ending.or(whole.then_some(Finish::Eos)) else {
-            return Err(passing("the stream ended in the middle".into()));
-        };
-        usage.seconds = started.elapsed().as_secs_f64();
-        // Some servers repeat the beginning they were given.
-        if !request.prefill.is_empty() {
-            if let Some(rest) = text.strip_prefix(&request.prefill) {
-                text = rest.to_string();
-            }
-        }
-        let prompt = serde_json::to_string(&request.messages).unwrap_or_default();
-        let prompt_sha256 = Sha256::digest(prompt.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Completion { text, parts: Default::default(), finish, usage, prompt_sha256 })
+        let rest = String::from_utf8_lossy(&pending);
+        if streamed { answer.line(&rest) } else { answer.body(&rest) }.map_err(passing)?;
+        Ok(answer)
     }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // An ordinary drop would block, which is forbidden within another runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// `Retry-After`: seconds, or a date.
+fn retry_after(value: &str) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).ok();
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
 }
 
 /// The innermost cause of a transport error: "connection refused" rather than "error sending request".
@@ -261,11 +315,9 @@ impl LanguageModel for Server {
         if requests.iter().any(|r| matches!(r.output, Output::Script(_))) {
             return Err(LmError::Model("a server cannot fill in a script".into()));
         }
-        Ok(self.runtime.block_on(async {
-            stream::iter(requests.iter().map(|r| self.ask(r, progress)))
-                .buffered(self.options.parallel.max(1))
-                .collect()
-                .await
-        }))
+        let calls: Vec<_> = requests.iter().map(|r| self.ask(r, None, progress).boxed()).collect();
+        let all = stream::iter(calls).buffered(self.options.parallel.max(1)).collect::<Vec<_>>();
+        let answers = self.block_on(all.boxed())?;
+        Ok(answers.into_iter().map(|answer| answer.map(|(completion, _)| completion)).collect())
     }
 }

@@ -1,12 +1,17 @@
 //! The server client against a local server that behaves as real ones do on bad days.
+#![allow(clippy::unwrap_used)] // a test fails by panicking
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::{Router, routing::post};
-use lm::{Finish, Grammar, LanguageModel, LmError, Message, Output, Request, Server, ServerOptions, Silent};
+use lm::{
+    Finish, Grammar, LanguageModel, LmError, Message, OpenOptions, Output, Progress, Request, Server,
+    ServerOptions, Silent,
+};
 use serde_json::{Value, json};
 
 /// What the server does with its n-th request.
@@ -15,15 +20,25 @@ enum Act {
     Say(&'static str),
     Status(u16, Option<&'static str>),
     Cut(&'static str),
+    /// Whole JSON, although a stream was asked for.
+    Whole(Value),
+    /// A stream with a log-probability for its one token.
+    Scored(&'static str),
+    /// 400 with a message.
+    Refuse(&'static str),
     Malformed,
     Hang,
+    /// What was asked, and how many requests were under way; the earlier the request, the later the answer.
+    Echo,
 }
 
 fn event(text: &str, finish: Value) -> String {
     format!("data: {}\n\n", json!({"choices": [{"delta": {"content": text}, "finish_reason": finish}]}))
 }
 
-async fn play(act: Act) -> Response<Body> {
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+async fn play(act: Act, asked: Value) -> Response<Body> {
     let stream = |parts: Vec<Result<String, std::io::Error>>| {
         Response::new(Body::from_stream(futures::stream::iter(parts.into_iter().map(|p| p.map(Bytes::from)))))
     };
@@ -46,7 +61,32 @@ async fn play(act: Act) -> Response<Body> {
             }
             response
         }
+        Act::Whole(value) => {
+            let mut response = Response::new(Body::from(value.to_string()));
+            response.headers_mut().insert("content-type", "application/json; charset=utf-8".parse().unwrap());
+            response
+        }
+        Act::Scored(text) => {
+            let token = json!({"token": text, "logprob": -0.5, "top_logprobs": [
+                {"token": text, "logprob": -0.5}, {"token": "other", "logprob": -1.5}]});
+            let choice = json!({"delta": {"content": text}, "finish_reason": "stop", "logprobs": {"content": [token]}});
+            // The last line has no line break.
+            stream(vec![Ok(format!("data: {}", json!({"choices": [choice]})))])
+        }
+        Act::Refuse(message) => {
+            let mut response = Response::new(Body::from(json!({"error": {"message": message}}).to_string()));
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
         Act::Cut(text) => stream(vec![Ok(event(text, Value::Null)), Err(std::io::Error::other("cut"))]),
+        Act::Echo => {
+            let text = asked["messages"][0]["content"].as_str().unwrap().to_string();
+            let count = UNDER_WAY.fetch_add(1, Ordering::SeqCst) + 1;
+            let number: u64 = text.strip_prefix("number ").unwrap().parse().unwrap();
+            tokio::time::sleep(Duration::from_millis(60 - 10 * number)).await;
+            UNDER_WAY.fetch_sub(1, Ordering::SeqCst);
+            stream(vec![Ok(event(&format!("{text} of {count}"), json!("stop")))])
+        }
         Act::Malformed => stream(vec![Ok("data: {\"choices\": [\n\n".into())]),
         Act::Hang => {
             tokio::time::sleep(Duration::from_secs(30)).await;
@@ -68,13 +108,14 @@ fn serve(acts: Vec<Act>) -> (String, Log) {
             let handler = move |headers: HeaderMap, body: Bytes| {
                 let (acts, seen) = (acts.clone(), seen.clone());
                 async move {
+                    let asked: Value = serde_json::from_slice(&body).unwrap();
                     let n = {
                         let mut seen = seen.lock().unwrap();
                         let key = headers.get("authorization").map(|v| v.to_str().unwrap().to_string());
-                        seen.push((key, serde_json::from_slice(&body).unwrap()));
+                        seen.push((key, asked.clone()));
                         seen.len() - 1
                     };
-                    play(acts[n.min(acts.len() - 1)].clone()).await
+                    play(acts[n.min(acts.len() - 1)].clone(), asked).await
                 }
             };
             let app = Router::new().route("/v1/chat/completions", post(handler));
@@ -86,16 +127,20 @@ fn serve(acts: Vec<Act>) -> (String, Log) {
     (format!("http://{}/v1", receive.recv().unwrap()), log)
 }
 
-fn ask(acts: Vec<Act>) -> (Result<(String, Finish), LmError>, Log) {
-    let (base, log) = serve(acts);
-    let options = ServerOptions {
+fn quick() -> ServerOptions {
+    ServerOptions {
         key: Some("secret".into()),
         tries: 4,
         pause: Duration::from_millis(5),
         silence: Duration::from_millis(400),
+        deadline: Duration::from_secs(20),
         parallel: 2,
-    };
-    let server = Server::new(&base, "m", options).unwrap();
+    }
+}
+
+fn ask(acts: Vec<Act>) -> (Result<(String, Finish), LmError>, Log) {
+    let (base, log) = serve(acts);
+    let server = Server::new(&base, "m", quick()).unwrap();
     let answer = server.complete(&[Request::new(vec![Message::user("hi")], 9)], &Silent).unwrap().remove(0);
     (answer.map(|c| (c.text, c.finish)), log)
 }
@@ -114,9 +159,11 @@ fn passing_failures_are_tried_again() {
     for act in [
         Act::Status(429, None),
         Act::Status(429, Some("0.05")),
+        Act::Status(429, Some("Sun, 06 Nov 1994 08:49:37 GMT")),
         Act::Status(500, None),
         Act::Cut("hel"),
         Act::Malformed,
+        Act::Whole(json!({"error": "busy"})),
         Act::Hang,
     ] {
         let (answer, log) = ask(vec![act, Act::Say("hello")]);
@@ -152,10 +199,97 @@ fn a_server_that_knows_no_schema_is_asked_without_one() {
 }
 
 #[test]
-fn answers_stand_in_the_order_of_the_requests() {
-    let (base, _) = serve(vec![Act::Status(500, None), Act::Say("later")]);
-    let options = ServerOptions { pause: Duration::from_millis(5), ..ServerOptions::default() };
-    let server = Server::new(&base, "m", options).unwrap();
-    let requests: Vec<Request> = (0..5).map(|_| Request::new(vec![Message::user("hi")], 9)).collect();
-    assert_eq!(server.complete(&requests, &Silent).unwrap().into_iter().filter(|r| r.is_ok()).count(), 5);
+fn an_answer_that_comes_whole_is_taken_too() {
+    let whole = json!({"choices": [{"message": {"content": "hello"}, "finish_reason": "length"}]});
+    assert_eq!(ask(vec![Act::Whole(whole)]).0.unwrap(), ("hello".to_string(), Finish::Length));
+}
+
+#[test]
+fn a_newer_name_of_the_limit_is_learned_from_the_refusal() {
+    let (answer, log) = ask(vec![Act::Refuse("use 'max_completion_tokens' instead"), Act::Say("hello")]);
+    assert_eq!(answer.unwrap().0, "hello");
+    assert_eq!(log.lock().unwrap()[1].1["max_completion_tokens"], 9);
+}
+
+#[test]
+fn logprobs_are_read_where_offered_and_done_without_elsewhere() {
+    let request = Request::new(vec![Message::user("hi")], 9);
+    let (base, log) = serve(vec![Act::Scored("8"), Act::Refuse("no logprobs here"), Act::Say("8")]);
+    let server = Server::new(&base, "m", quick()).unwrap();
+    let (completion, tokens) = server.complete_with_logprobs(&request, 5, &Silent).unwrap();
+    assert_eq!((completion.text.as_str(), tokens.len()), ("8", 1));
+    assert_eq!(tokens[0].top, [("8".to_string(), -0.5), ("other".to_string(), -1.5)]);
+    let (completion, tokens) = server.complete_with_logprobs(&request, 5, &Silent).unwrap();
+    assert_eq!((completion.text.as_str(), tokens.len()), ("8", 0));
+    let log = log.lock().unwrap();
+    assert_eq!(log[0].1["top_logprobs"], 5);
+    assert!(log[2].1.get("top_logprobs").is_none());
+}
+
+#[test]
+fn a_pause_that_is_asked_for_is_made_unless_it_is_too_long() {
+    let started = Instant::now();
+    assert!(ask(vec![Act::Status(429, Some("0.3")), Act::Say("hello")]).0.is_ok());
+    assert!(started.elapsed() >= Duration::from_millis(300));
+    let (answer, log) = ask(vec![Act::Status(429, Some("3600")), Act::Say("hello")]);
+    assert!(answer.unwrap_err().to_string().contains("too late"));
+    assert_eq!(log.lock().unwrap().len(), 1);
+}
+
+/// A user who presses ctrl-C after a tenth of a second.
+struct Impatient(Instant);
+
+impl Progress for Impatient {
+    fn cancelled(&self) -> bool {
+        self.0.elapsed() > Duration::from_millis(100)
+    }
+}
+
+#[test]
+fn a_server_that_hangs_holds_nobody_up() {
+    let (base, _) = serve(vec![Act::Hang]);
+    let requests = [Request::new(vec![Message::user("hi")], 9)];
+    let options = ServerOptions { silence: Duration::from_secs(20), ..quick() };
+    let server = Server::new(&base, "m", options.clone()).unwrap();
+    let started = Instant::now();
+    let answer = server.complete(&requests, &Impatient(Instant::now())).unwrap().remove(0);
+    assert!(matches!(answer, Err(LmError::Interrupted)));
+    let server =
+        Server::new(&base, "m", ServerOptions { deadline: Duration::from_millis(200), ..options }).unwrap();
+    let error = server.complete(&requests, &Silent).unwrap().remove(0).unwrap_err();
+    assert!(error.to_string().contains("200ms"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_caller_within_a_runtime_may_ask_too() {
+    let (base, _) = serve(vec![Act::Say("hello")]);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let server = Server::new(&base, "m", quick()).unwrap();
+        let answers = server.complete(&[Request::new(vec![Message::user("hi")], 9)], &Silent).unwrap();
+        assert_eq!(answers[0].as_ref().unwrap().text, "hello");
+    });
+}
+
+#[test]
+fn offline_no_server_is_opened() {
+    let (base, log) = serve(vec![Act::Say("hello")]);
+    let options = OpenOptions { offline: true, ..OpenOptions::default() };
+    let error = lm::open(&format!("{base}#m").parse().unwrap(), &options).err().unwrap();
+    assert!(matches!(error, LmError::Offline(_)) && error.to_string().contains("--offline"));
+    assert!(log.lock().unwrap().is_empty());
+}
+
+#[test]
+fn answers_stand_in_the_order_of_the_requests_and_few_are_under_way() {
+    let (base, log) = serve(vec![Act::Echo]);
+    let server = Server::new(&base, "m", quick()).unwrap();
+    let requests: Vec<Request> =
+        (0..6).map(|i| Request::new(vec![Message::user(format!("number {i}"))], 9)).collect();
+    for (i, answer) in server.complete(&requests, &Silent).unwrap().into_iter().enumerate() {
+        let text = answer.unwrap().text;
+        let under_way: usize = text.strip_prefix(&format!("number {i} of ")).unwrap().parse().unwrap();
+        assert!(under_way <= 2, "{under_way} requests at once");
+    }
+    assert_eq!(log.lock().unwrap().len(), 6);
 }
