@@ -54,6 +54,8 @@ pub fn run(model: &Path, file: &Path, wanted: &[usize]) -> Result<(), Box<dyn Er
     Ok(())
 }
 
+/// The opening ends within the line break: a tokenizer cuts "\n\n" and "- " differently where a word follows, and a
+/// model that finds the cut of a digit there writes a digit.
 fn free(parts: &mut Vec<Part>, name: &str, opening: &str, stop: &[&str], max_tokens: usize) {
     parts.push(Part::Literal(opening.into()));
     let stop = stop.iter().map(|s| (*s).to_string()).collect();
@@ -71,7 +73,7 @@ fn form() -> Script {
     const GRADES: [&str; 4] = ["1 poor", "2 fair", "3 good", "4 excellent"];
     let mut parts = vec![Part::Literal("## Reviewer\n".into())];
     let stop = ["\n#", "**********"];
-    free(&mut parts, "summary", "\n### Summary\n\n", &stop, 200);
+    free(&mut parts, "summary", "\n### Summary\n", &stop, 200);
     parts.push(Part::Literal("\n".into()));
     choice(&mut parts, "soundness", "Soundness", &GRADES);
     choice(&mut parts, "presentation", "Presentation", &GRADES);
@@ -79,7 +81,7 @@ fn form() -> Script {
     for (name, heading, most) in
         [("strengths", "Strengths", 200), ("weaknesses", "Weaknesses", 320), ("questions", "Questions", 160)]
     {
-        free(&mut parts, name, &format!("\n### {heading}\n\n- "), &stop, most);
+        free(&mut parts, name, &format!("\n### {heading}\n"), &stop, most);
         parts.push(Part::Literal("\n".into()));
     }
     choice(
@@ -102,14 +104,14 @@ fn form() -> Script {
 /// The first stages of a paper.
 fn first_half() -> Script {
     let mut parts = Vec::new();
-    free(&mut parts, "motivation", "## Motivation\n\n", &["\n#", "```"], 160);
-    free(&mut parts, "idea", "\n\n## Main Idea\n\n", &["\n#", "```"], 200);
-    free(&mut parts, "title", "\n\n```latex\n\\title{", &["}\n", "\n"], 40);
+    free(&mut parts, "motivation", "## Motivation\n", &["\n#", "```"], 160);
+    free(&mut parts, "idea", "\n\n## Main Idea\n", &["\n#", "```"], 200);
+    free(&mut parts, "title", "\n\n```latex\n\\title{", &["}", "\n"], 40);
     free(&mut parts, "abstract", "}\n\n\\begin{abstract}\n", &["\n\\end", "\\end"], 280);
     free(
         &mut parts,
         "introduction",
-        "\n\\end{abstract}\n\n\\section{Introduction}\n\n",
+        "\n\\end{abstract}\n\n\\section{Introduction}\n",
         &["\n\\section", "```"],
         300,
     );
