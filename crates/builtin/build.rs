@@ -10,10 +10,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arms = String::new();
     for name in ["reviewer", "researcher"] {
         let find = |kind: &str, ending: &str| {
-            [name, "both"].iter().map(|n| folder.join(kind).join(format!("{n}.{ending}"))).find(|p| p.exists())
+            [name, "both"]
+                .iter()
+                .map(|n| folder.join(kind).join(format!("{n}.{ending}")))
+                .find(|p| p.exists())
         };
         if let (Some(weights), Some(card)) = (find("weights", "gguf"), find("cards", "md")) {
-            arms += &format!("        {name:?} => Some((include_bytes!({weights:?}), include_str!({card:?}))),\n");
+            arms += &format!(
+                "        {name:?} => Some((include_bytes!({weights:?}), include_str!({card:?}))),\n"
+            );
         }
     }
     let code = format!(

@@ -91,16 +91,22 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Review PDFs, LaTeX sources, archives, text, folders or lists (@FILE)
-    #[command(after_help = "Example: cycle review paper.pdf --model models/SmolLM2-135M-Instruct.Q4_1.gguf --format html --out review.html")]
+    #[command(
+        after_help = "Example: cycle review paper.pdf --model models/SmolLM2-135M-Instruct.Q4_1.gguf --format html --out review.html"
+    )]
     Review(ReviewArgs),
     /// Draft a paper from references
-    #[command(after_help = "Example: cycle research --topic 'Calibrated reviewers' --references refs.bib --out draft")]
+    #[command(
+        after_help = "Example: cycle research --topic 'Calibrated reviewers' --references refs.bib --out draft"
+    )]
     Research(ResearchArgs),
     /// Show a paper as it is read
     #[command(after_help = "Example: cycle read paper.pdf --findings")]
     Read(ReadArgs),
     /// The model alone: continue a prompt
-    #[command(after_help = "Example: cycle generate --model models/SmolLM2-135M-Instruct.Q4_1.gguf --prompt 'What is a review?'")]
+    #[command(
+        after_help = "Example: cycle generate --model models/SmolLM2-135M-Instruct.Q4_1.gguf --prompt 'What is a review?'"
+    )]
     Generate(GenerateArgs),
     /// The model alone: log-probabilities of a text
     #[command(after_help = "Example: cycle logprobs --prompt 'A text.' --raw")]
@@ -130,7 +136,9 @@ pub enum Command {
     #[command(subcommand, after_help = "Example: cycle config show")]
     Config(ConfigCommand),
     /// Completions for a shell
-    #[command(after_help = "Example: cycle completions bash > ~/.local/share/bash-completion/completions/cycle")]
+    #[command(
+        after_help = "Example: cycle completions bash > ~/.local/share/bash-completion/completions/cycle"
+    )]
     Completions {
         /// bash, zsh or fish
         shell: clap_complete::Shell,

@@ -54,7 +54,11 @@ impl Context {
     /// # Errors
     /// If the reference does not parse.
     pub fn reference(&self, builtin: &str) -> Result<ModelRef, Failure> {
-        self.settings.get("model").map_or_else(|| format!("builtin:{builtin}"), String::from).parse().map_err(Failure::from)
+        self.settings
+            .get("model")
+            .map_or_else(|| format!("builtin:{builtin}"), String::from)
+            .parse()
+            .map_err(Failure::from)
     }
 
     fn options(&self) -> Result<OpenOptions, Failure> {

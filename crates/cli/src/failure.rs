@@ -111,7 +111,9 @@ impl From<review::ReviewError> for Failure {
         match error {
             review::ReviewError::Model(e) => e.into(),
             review::ReviewError::Form(_) => Self::new(Code::Usage, error),
-            review::ReviewError::Prompt(_) | review::ReviewError::Unparsed { .. } => Self::new(Code::Model, error),
+            review::ReviewError::Prompt(_) | review::ReviewError::Unparsed { .. } => {
+                Self::new(Code::Model, error)
+            }
             review::ReviewError::Empty => Self::new(Code::Input, error),
         }
     }

@@ -59,7 +59,9 @@ impl Reporter {
         let label = label.into();
         let bar = (loudness == Loudness::Bars).then(|| {
             let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec}, {eta} left") {
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec}, {eta} left")
+            {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.set_message(label.clone());
@@ -87,7 +89,8 @@ impl Reporter {
         }
         *last = Instant::now();
         self.said.fetch_add(1, Ordering::Relaxed);
-        let left = self.started.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
+        let left =
+            self.started.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
         eprintln!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label);
     }
 

@@ -63,10 +63,8 @@ impl Settings {
     /// # Errors
     /// If a file is no TOML or holds an unknown key; the nearest name is offered.
     pub fn load() -> Result<Self, Failure> {
-        let mut values: BTreeMap<&'static str, Value> = KEYS
-            .into_iter()
-            .map(|(k, v)| (k, Value { text: v.into(), origin: "default".into() }))
-            .collect();
+        let mut values: BTreeMap<&'static str, Value> =
+            KEYS.into_iter().map(|(k, v)| (k, Value { text: v.into(), origin: "default".into() })).collect();
         for path in user_file().into_iter().chain([PathBuf::from("cycle.toml")]) {
             if path.exists() {
                 read(&path, &mut values)?;
@@ -102,7 +100,10 @@ impl Settings {
     pub fn number<T: std::str::FromStr>(&self, key: &str) -> Result<Option<T>, Failure> {
         match (self.get(key), self.values.get(key)) {
             (Some(text), Some(value)) => text.parse().map(Some).map_err(|_| {
-                Failure::new(Code::Usage, format!("{key} = {text:?} (from {}): a number is needed", value.origin))
+                Failure::new(
+                    Code::Usage,
+                    format!("{key} = {text:?} (from {}): a number is needed", value.origin),
+                )
             }),
             _ => Ok(None),
         }

@@ -18,10 +18,18 @@ fn rate(flop: f64, mut f: impl FnMut() -> candle_core::Result<Tensor>) -> candle
 
 fn main() -> candle_core::Result<()> {
     println!("{:?}, {} threads", Level::current(), rayon::current_num_threads());
-    println!("{:>6} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10}", "m", "k", "n", "ours f32", "ours bf16", "candle", "ratio");
-    for (m, k, n) in
-        [(1, 2048, 2048), (4, 2048, 2048), (12, 2048, 2048), (512, 2048, 2048), (1024, 576, 1536), (1024, 1536, 576)]
-    {
+    println!(
+        "{:>6} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10}",
+        "m", "k", "n", "ours f32", "ours bf16", "candle", "ratio"
+    );
+    for (m, k, n) in [
+        (1, 2048, 2048),
+        (4, 2048, 2048),
+        (12, 2048, 2048),
+        (512, 2048, 2048),
+        (1024, 576, 1536),
+        (1024, 1536, 576),
+    ] {
         let weight = Tensor::randn(0f32, 1.0, (n, k), &Device::Cpu)?;
         let x = Tensor::randn(0f32, 1.0, (m, k), &Device::Cpu)?;
         let f32 = PackedWeight::pack(&weight, WeightType::F32)?;

@@ -52,7 +52,10 @@ impl PackedAttention {
         for segment in self.segments.iter() {
             let n = segment.len();
             let split = |t: &Tensor, heads: usize| -> Result<Tensor> {
-                t.narrow(0, segment.start, n)?.reshape((n, heads, self.head_dim))?.transpose(0, 1)?.contiguous()
+                t.narrow(0, segment.start, n)?
+                    .reshape((n, heads, self.head_dim))?
+                    .transpose(0, 1)?
+                    .contiguous()
             };
             let widen = |t: Tensor| -> Result<Tensor> {
                 let (h, n, d) = t.dims3()?;
@@ -134,7 +137,12 @@ impl CustomOp3 for PackedAttention {
         let (wide, narrow) = (self.heads * dim, self.kv_heads * dim);
         let tokens = self.segments.last().map_or(0, |s| s.end);
         if lq.dims() != [tokens, wide] || lk.dims() != [tokens, narrow] || lv.dims() != [tokens, narrow] {
-            candle_core::bail!("attention: {:?}, {:?}, {:?} for {tokens} tokens", lq.dims(), lk.dims(), lv.dims());
+            candle_core::bail!(
+                "attention: {:?}, {:?}, {:?} for {tokens} tokens",
+                lq.dims(),
+                lk.dims(),
+                lv.dims()
+            );
         }
         let (q, k, v) = (operand(q, lq)?, operand(k, lk)?, operand(v, lv)?);
         let tasks: Vec<(&Range<usize>, usize)> =
@@ -153,7 +161,17 @@ impl CustomOp3 for PackedAttention {
                         let q = &q[(s.start + from) * wide + (kv * group + inner) * dim..];
                         let p = self.probabilities(q, &keys, stride, from, n);
                         let out = &mut out[(from * group + inner) * width..];
-                        multiply_add(n, from + n, width, &p, pad(from + n), &values, width, out, group * width);
+                        multiply_add(
+                            n,
+                            from + n,
+                            width,
+                            &p,
+                            pad(from + n),
+                            &values,
+                            width,
+                            out,
+                            group * width,
+                        );
                     }
                 }
                 out

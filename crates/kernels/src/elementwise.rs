@@ -63,7 +63,13 @@ impl CustomOp2 for RmsNorm {
         "cycle-rms-norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (operand(x, lx)?, operand(w, lw)?);
         if w.is_empty() || lx.dims().last() != Some(&w.len()) {
             candle_core::bail!("rms_norm: {:?} by a weight of width {}", lx.dims(), w.len());
@@ -74,7 +80,13 @@ impl CustomOp2 for RmsNorm {
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (x, grad) = (x.contiguous()?, grad.contiguous()?);
         let width = w.elem_count();
         let (dx, dw) = with_f32(&x, |x| {
@@ -202,7 +214,10 @@ impl CustomOp1 for Rope {
         let (tokens, width) = layout.shape().dims2()?;
         let half = self.table.half;
         if self.table.cos.len() != tokens * half || 2 * half > self.head_dim || width % self.head_dim != 0 {
-            candle_core::bail!("rope: [{tokens}, {width}] does not fit a table of {} angles", self.table.cos.len());
+            candle_core::bail!(
+                "rope: [{tokens}, {width}] does not fit a table of {} angles",
+                self.table.cos.len()
+            );
         }
         let mut out = operand(x, layout)?.to_vec();
         out.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
@@ -293,7 +308,13 @@ impl CustomOp2 for SwiGlu {
         "cycle-swiglu"
     }
 
-    fn cpu_fwd(&self, g: &CpuStorage, lg: &Layout, u: &CpuStorage, lu: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        g: &CpuStorage,
+        lg: &Layout,
+        u: &CpuStorage,
+        lu: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (g, u) = (operand(g, lg)?, operand(u, lu)?);
         if g.len() != u.len() {
             candle_core::bail!("swiglu: {:?} by {:?}", lg.dims(), lu.dims());
@@ -305,7 +326,13 @@ impl CustomOp2 for SwiGlu {
         Ok((CpuStorage::F32(out), lg.shape().clone()))
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (dg, du) = with_f32(gate, |g| {
             with_f32(up, |u| {

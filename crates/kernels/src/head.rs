@@ -64,11 +64,22 @@ impl CustomOp2 for Head {
         "cycle-token-logprobs"
     }
 
-    fn cpu_fwd(&self, h: &CpuStorage, lh: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        h: &CpuStorage,
+        lh: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (tokens, width) = lh.shape().dims2()?;
         let (vocabulary, inputs) = lw.shape().dims2()?;
         if width != inputs || tokens != self.targets.len() {
-            candle_core::bail!("token_logprobs: {:?} by {:?} for {} targets", lh.dims(), lw.dims(), self.targets.len());
+            candle_core::bail!(
+                "token_logprobs: {:?} by {:?} for {} targets",
+                lh.dims(),
+                lw.dims(),
+                self.targets.len()
+            );
         }
         let hidden = from_vec(operand(h, lh)?.to_vec(), (tokens, width))?;
         let weight = from_vec(operand(w, lw)?.to_vec(), (vocabulary, width))?;
@@ -81,7 +92,13 @@ impl CustomOp2 for Head {
     }
 
     /// d logits = grad · (onehot − p): both products by chunks of rows.
-    fn bwd(&self, h: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        h: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (h, w) = (h.detach(), w.detach());
         let grad = grad.contiguous()?;
         let grad = with_f32(&grad, |g| Ok(g.to_vec()))?;
@@ -97,7 +114,8 @@ impl CustomOp2 for Head {
             let part = with_f32(&w, |w| Ok(matmul(&p, rows, w, vocabulary, width)))?;
             dh.extend(part);
             let transposed = transpose(&p, rows, vocabulary);
-            let part = with_f32(&h.narrow(0, from, rows)?, |h| Ok(matmul(&transposed, vocabulary, h, rows, width)))?;
+            let part =
+                with_f32(&h.narrow(0, from, rows)?, |h| Ok(matmul(&transposed, vocabulary, h, rows, width)))?;
             dw.par_iter_mut().zip(part).for_each(|(a, b)| *a += b);
             Ok(())
         })?;

@@ -361,7 +361,13 @@ impl candle_core::CustomOp2 for Linear {
     }
 
     /// dx = g · W, dW = gᵀ · x.
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((rows, inputs), (outputs, _)) = (x.dims2()?, w.dims2()?);
         let grad = grad.contiguous()?;
         let (dx, dw) = with_f32(x, |x| {
@@ -433,7 +439,7 @@ unsafe fn multiply_add_body<L: Lanes>(
     if m == 0 || depth == 0 || columns == 0 {
         return;
     }
-    assert!(columns % PANEL == 0, "columns come in panels");
+    assert!(columns.is_multiple_of(PANEL), "columns come in panels");
     assert!(a.len() >= (m - 1) * lda + depth, "left operand too short");
     assert!(b.len() >= (depth - 1) * ldb + columns, "right operand too short");
     assert!(c.len() >= (m - 1) * ldc + columns, "result too short");

@@ -113,8 +113,19 @@ pub fn paged_attention(
     }
     let sink = Sink(out.as_mut_ptr());
     tasks.par_iter().for_each_init(Scratch::default, |scratch, &(s, from, count, head)| {
-        let tile =
-            Tile { queries, heads, group, shape, layer, window, segment: &segments[s], from, count, head, sink };
+        let tile = Tile {
+            queries,
+            heads,
+            group,
+            shape,
+            layer,
+            window,
+            segment: &segments[s],
+            from,
+            count,
+            head,
+            sink,
+        };
         attend(&tile, scratch);
     });
     out
@@ -188,7 +199,17 @@ unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
                 unsafe {
                     let a = scratch.queries.as_ptr().add(row * dim);
                     let c = scratch.scores.as_mut_ptr().add(row * span + i * BLOCK + panel);
-                    rows_times_panel::<L, f32>(m, a, dim, keys.as_ptr().add(panel), BLOCK, dim, c, span, load);
+                    rows_times_panel::<L, f32>(
+                        m,
+                        a,
+                        dim,
+                        keys.as_ptr().add(panel),
+                        BLOCK,
+                        dim,
+                        c,
+                        span,
+                        load,
+                    );
                 }
                 row += m;
             }
@@ -218,7 +239,17 @@ unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
                 unsafe {
                     let a = scratch.scores.as_ptr().add(row * span + i * BLOCK);
                     let c = scratch.sums.as_mut_ptr().add(row * padded + panel);
-                    rows_times_panel::<L, f32>(m, a, span, values.as_ptr().add(panel), padded, depth, c, padded, load);
+                    rows_times_panel::<L, f32>(
+                        m,
+                        a,
+                        span,
+                        values.as_ptr().add(panel),
+                        padded,
+                        depth,
+                        c,
+                        padded,
+                        load,
+                    );
                 }
                 row += m;
             }

@@ -47,8 +47,11 @@ pub fn folder(
     let mut keys = Keys { known, counts: Citations::default(), cited: Vec::new() };
     let title = latex::title(&draft.first).unwrap_or_else(|| "(no title)".into());
     let summary = latex::environment(&draft.first, "abstract").unwrap_or_default();
-    let abstract_text: Vec<Vec<Inline>> =
-        summary.split("\n\n").map(|p| latex::inlines(p.trim(), &mut keys)).filter(|p| !p.is_empty()).collect();
+    let abstract_text: Vec<Vec<Inline>> = summary
+        .split("\n\n")
+        .map(|p| latex::inlines(p.trim(), &mut keys))
+        .filter(|p| !p.is_empty())
+        .collect();
     let mut sections = latex::sections(&draft.first, &mut keys);
     let origin = if draft.simulated { Origin::Simulated } else { Origin::Results };
     sections.push(setup_section(&draft.setup, &mut keys));
@@ -74,7 +77,11 @@ pub fn folder(
         sections.extend(later);
     }
     let references: Vec<_> = keys.cited.iter().filter_map(|k| literature.citation(k)).collect();
-    let simulated = if draft.simulated { " Its results were invented by the model and are marked as simulated." } else { "" };
+    let simulated = if draft.simulated {
+        " Its results were invented by the model and are marked as simulated."
+    } else {
+        ""
+    };
     let hash = by.sha256.as_deref().map_or(String::new(), |h| format!(" (sha256 {})", &h[..h.len().min(16)]));
     let paper = Paper {
         title: title.clone(),
@@ -154,8 +161,10 @@ fn tables(results: &Value, origin: Origin) -> Vec<Block> {
     let mut out = Vec::new();
     for item in results.as_array().into_iter().flatten() {
         let Some(rows) = item["result"]["table"].as_array() else { continue };
-        let rows: Vec<Vec<String>> =
-            rows.iter().map(|r| r.as_array().map(|r| r.iter().map(cell).collect()).unwrap_or_default()).collect();
+        let rows: Vec<Vec<String>> = rows
+            .iter()
+            .map(|r| r.as_array().map(|r| r.iter().map(cell).collect()).unwrap_or_default())
+            .collect();
         let mut caption = cell(&item["name"]);
         if let Some(text) = item["result"]["description"].as_str() {
             caption = format!("{caption}. {text}");
@@ -172,7 +181,10 @@ fn numbers_in(text: &str) -> Vec<(usize, usize)> {
     while i < bytes.len() {
         if bytes[i].is_ascii_digit() && (i == 0 || !bytes[i - 1].is_ascii_alphanumeric()) {
             let start = i;
-            while i < bytes.len() && (bytes[i].is_ascii_digit() || bytes[i] == b'.' && bytes.get(i + 1).is_some_and(u8::is_ascii_digit)) {
+            while i < bytes.len()
+                && (bytes[i].is_ascii_digit()
+                    || bytes[i] == b'.' && bytes.get(i + 1).is_some_and(u8::is_ascii_digit))
+            {
                 i += 1;
             }
             found.push((start, i));

@@ -52,7 +52,8 @@ impl Keys<'_> {
 
 /// Levenshtein's distance, case ignored.
 fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    let (a, b): (Vec<char>, Vec<char>) =
+        (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
         let mut left = i + 1;
@@ -89,7 +90,8 @@ fn braced(text: &str) -> (&str, &str) {
 pub(crate) fn environment<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let start = text.find(&format!("\\begin{{{name}}}"))? + name.len() + 8;
     let rest = &text[start..];
-    let end = rest.find(&format!("\\end{{{name}}}")).or_else(|| rest.find("\n\\section")).unwrap_or(rest.len());
+    let end =
+        rest.find(&format!("\\end{{{name}}}")).or_else(|| rest.find("\n\\section")).unwrap_or(rest.len());
     Some(rest[..end].trim())
 }
 
@@ -132,7 +134,8 @@ const DISPLAYS: [&str; 6] = ["equation", "equation*", "align", "align*", "displa
 pub fn blocks(text: &str, keys: &mut Keys<'_>) -> Vec<Block> {
     let mut out = Vec::new();
     let mut paragraph = String::new();
-    let mut rest = text.trim();
+    // A fence that closes the model's LaTeX is not part of it.
+    let mut rest = text.split("```").next().unwrap_or_default().trim();
     while !rest.is_empty() {
         let at = [rest.find("\\begin{"), rest.find("\\["), rest.find("$$"), rest.find("\n\n")];
         let Some(at) = at.into_iter().flatten().min() else {
@@ -250,7 +253,8 @@ pub fn inlines(text: &str, keys: &mut Keys<'_>) -> Vec<Inline> {
                 }
                 if tail.starts_with('{') {
                     let (inner, after) = braced(tail);
-                    let found: Vec<String> = inner.split(',').filter_map(|k| keys.resolve(k.trim())).collect();
+                    let found: Vec<String> =
+                        inner.split(',').filter_map(|k| keys.resolve(k.trim())).collect();
                     if found.is_empty() {
                         let kept = plain_text.trim_end().len();
                         plain_text.truncate(kept);
@@ -333,13 +337,25 @@ mod tests {
 
     #[test]
     fn broken_latex_is_text_and_never_fails() {
-        for text in ["\\section{A", "\\begin{itemize} \\item x", "$x", "{{{", "\\", "\\cite{", "\\[ x", "\\emph{a {b} c"] {
+        for text in [
+            "\\section{A",
+            "\\begin{itemize} \\item x",
+            "$x",
+            "{{{",
+            "\\",
+            "\\cite{",
+            "\\[ x",
+            "\\emph{a {b} c",
+        ] {
             let mut k = keys();
             sections(text, &mut k);
             blocks(text, &mut k);
         }
         let mut k = keys();
-        let s = sections("\\section{One}\nText $a_1$.\n\n\\begin{equation}x=1\\end{equation}\n\\subsection{Two}\n\\begin{itemize}\\item p\\item q\\end{itemize}", &mut k);
+        let s = sections(
+            "\\section{One}\nText $a_1$.\n\n\\begin{equation}x=1\\end{equation}\n\\subsection{Two}\n\\begin{itemize}\\item p\\item q\\end{itemize}",
+            &mut k,
+        );
         assert_eq!((s.len(), s[0].blocks.len(), s[1].level), (2, 2, 2));
     }
 }

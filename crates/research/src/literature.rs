@@ -41,7 +41,9 @@ impl Literature {
                 .collect();
             parts.join("\n\n")
         };
-        for (words, what) in [(10_000, ""), (60, "abstracts cut to their first sentences"), (0, "abstracts left out")] {
+        for (words, what) in
+            [(10_000, ""), (60, "abstracts cut to their first sentences"), (0, "abstracts left out")]
+        {
             let text = render(order.len(), words);
             if fits(&text) {
                 return (text, if what.is_empty() { Vec::new() } else { vec![what.to_string()] });
@@ -52,13 +54,20 @@ impl Literature {
             count = count * 3 / 4;
         }
         let left = order.len() - count;
-        (render(count, 0), vec!["abstracts left out".into(), format!("{left} of {} references left out", order.len())])
+        (
+            render(count, 0),
+            vec!["abstracts left out".into(), format!("{left} of {} references left out", order.len())],
+        )
     }
 
     /// Entries by shared words with a text, most first.
     pub fn nearest(&self, text: &str) -> Vec<usize> {
         let words = |t: &str| -> std::collections::BTreeSet<String> {
-            t.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 3).map(String::from).collect()
+            t.to_lowercase()
+                .split(|c: char| !c.is_alphanumeric())
+                .filter(|w| w.len() > 3)
+                .map(String::from)
+                .collect()
         };
         let wanted = words(text);
         let mut order: Vec<(usize, usize)> = self

@@ -72,7 +72,13 @@ pub struct Draft {
 
 /// The sampling that small models write least badly with.
 pub fn default_sampling() -> Sampling {
-    Sampling { temperature: 0.6, top_p: 0.92, repetition_penalty: 1.12, no_repeat_ngram: 4, ..Sampling::default() }
+    Sampling {
+        temperature: 0.6,
+        top_p: 0.92,
+        repetition_penalty: 1.12,
+        no_repeat_ngram: 4,
+        ..Sampling::default()
+    }
 }
 
 /// Writes papers with a model.
@@ -122,7 +128,8 @@ impl Researcher<'_> {
         };
         let (references, cut) = brief.literature.told(brief.topic.as_deref(), &fits);
         let messages = first_messages(&references)?;
-        let writing = context.saturating_sub(self.model.count_prompt(&messages).unwrap_or(references.len() / 4) + 200);
+        let writing =
+            context.saturating_sub(self.model.count_prompt(&messages).unwrap_or(references.len() / 4) + 200);
 
         let first = self.stage(sink, &mut stages, "first", &mut |attempt| {
             self.first_half(brief, &messages, writing, attempt)
@@ -182,7 +189,8 @@ impl Researcher<'_> {
                 return Ok(value);
             }
         }
-        let missing = if name == "setup" || name == "results" { "JSON that can be read" } else { "title and sections" };
+        let missing =
+            if name == "setup" || name == "results" { "JSON that can be read" } else { "title and sections" };
         Err(ResearchError::Stage { stage: name.into(), missing: missing.into(), attempts: ATTEMPTS })
     }
 
@@ -238,10 +246,16 @@ impl Researcher<'_> {
         let share = |part: f64, most: usize| ((writing as f64 * part) as usize).clamp(24, most);
         let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{"];
         let keys = self.keys(brief, 12);
-        let cite = |parts: &mut Vec<Part>, name: &str, command: &str| {
-            if !keys.is_empty() {
+        // Each citation chooses among keys of its own, so that a weak model does not cite one paper four times.
+        let cite = |parts: &mut Vec<Part>, number: usize, command: &str| {
+            let own: Vec<String> = keys.iter().skip(number % keys.len().max(1)).step_by(4).cloned().collect();
+            if !own.is_empty() {
                 parts.push(literal(format!(" \\{command}{{")));
-                parts.push(Part::Choice { name: name.into(), options: keys.clone(), terminator: "}".into() });
+                parts.push(Part::Choice {
+                    name: format!("cite{number}"),
+                    options: own,
+                    terminator: "}".into(),
+                });
             }
         };
         let mut parts = vec![
@@ -256,12 +270,12 @@ impl Researcher<'_> {
             literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"),
             free("introduction", &end, 30, share(0.12, 260)),
         ];
-        cite(&mut parts, "cite1", "citep");
+        cite(&mut parts, 0, "citep");
         parts.push(literal("\n\n"));
         parts.push(free("introduction2", &end, 20, share(0.10, 220)));
         parts.push(literal("\n\n\\section{Related Work}\n\n"));
         for (i, name) in ["related1", "related2", "related3"].into_iter().enumerate() {
-            cite(&mut parts, &format!("cite{}", i + 2), "citet");
+            cite(&mut parts, i + 1, "citet");
             parts.push(literal(" "));
             parts.push(free(name, &["\n", "\\cite", "\\section", "```"], 8, share(0.05, 70)));
             parts.push(literal("\n\n"));
@@ -287,7 +301,9 @@ impl Researcher<'_> {
         if !self.model.capabilities().scripts {
             let mut messages = messages.to_vec();
             messages.push(Message::assistant(first));
-            messages.push(Message::user("Now give the experimental set-up: a JSON list of {\"name\", \"description\"}."));
+            messages.push(Message::user(
+                "Now give the experimental set-up: a JSON list of {\"name\", \"description\"}.",
+            ));
             let text = self.ask(brief, &messages, Output::Free, 2000, salt)?.text;
             return Ok(json_after(&text, "").filter(is_setup).map(|setup| json!({ "setup": setup })));
         }
@@ -303,7 +319,8 @@ impl Researcher<'_> {
         parts.push(literal("]\n\n```"));
         let shown = self.shortened(first);
         let mut messages = messages[..1].to_vec();
-        messages.push(Message::user(format!("{shown}\n\nGive the experimental set-up of this paper as JSON.")));
+        messages
+            .push(Message::user(format!("{shown}\n\nGive the experimental set-up of this paper as JSON.")));
         let answer = self.ask(brief, &messages, Output::Script(Script { parts }), 0, salt)?;
         let setup: Vec<Value> = (0..2)
             .filter_map(|i| {
@@ -338,12 +355,15 @@ impl Researcher<'_> {
             let found = json_after(&text, "").filter(|v| check_results(v).is_ok());
             return Ok(found.map(|results| json!({ "results": results })));
         }
-        let names: Vec<&str> = setup.as_array().into_iter().flatten().filter_map(|s| s["name"].as_str()).collect();
+        let names: Vec<&str> =
+            setup.as_array().into_iter().flatten().filter_map(|s| s["name"].as_str()).collect();
         let mut parts = Vec::new();
         for (i, name) in names.iter().enumerate() {
             let open = if i == 0 { "[" } else { ", " };
             let name = serde_json::to_string(name).unwrap_or_default();
-            parts.push(literal(format!("{open}{{\"name\": {name}, \"result\": {{\"table\": [[\"Method\", \"")));
+            parts.push(literal(format!(
+                "{open}{{\"name\": {name}, \"result\": {{\"table\": [[\"Method\", \""
+            )));
             parts.push(shaped(&format!("m{i}a"), "[A-Z][A-Za-z0-9@-]{2,12}", 10));
             parts.push(literal("\", \""));
             parts.push(shaped(&format!("m{i}b"), "[A-Z][A-Za-z0-9@-]{2,12}", 10));
@@ -363,7 +383,8 @@ impl Researcher<'_> {
         }
         parts.push(literal("]"));
         let answer = self.ask(brief, &messages, Output::Script(Script { parts }), 0, salt)?;
-        let found = serde_json::from_str::<Value>(answer.text.trim()).ok().filter(|v| check_results(v).is_ok());
+        let found =
+            serde_json::from_str::<Value>(answer.text.trim()).ok().filter(|v| check_results(v).is_ok());
         Ok(found.map(|results| json!({"results": results, "prompt_sha256": answer.prompt_sha256})))
     }
 
@@ -385,7 +406,8 @@ impl Researcher<'_> {
         let needed = 500;
         if self.model.count_prompt(&dialogue).is_some_and(|n| n + needed > context) {
             // The whole dialogue does not fit: title and abstract stand for the first half.
-            dialogue = vec![messages[0].clone(), Message::user(format!("{}\n\n{user}", self.shortened(first)))];
+            dialogue =
+                vec![messages[0].clone(), Message::user(format!("{}\n\n{user}", self.shortened(first)))];
         }
         let answer = if self.model.capabilities().scripts {
             let room = context.saturating_sub(self.model.count_prompt(&dialogue).unwrap_or(0) + 120);
@@ -405,7 +427,9 @@ impl Researcher<'_> {
             self.ask(brief, &dialogue, Output::Free, 8000, salt)?
         };
         let usable = answer.text.contains("\\section");
-        Ok(usable.then(|| json!({"text": answer.text, "prompt_sha256": answer.prompt_sha256, "usage": answer.usage})))
+        Ok(usable.then(
+            || json!({"text": answer.text, "prompt_sha256": answer.prompt_sha256, "usage": answer.usage}),
+        ))
     }
 }
 

@@ -52,7 +52,10 @@ fn filled(form: &Form, review: &Value) -> Option<String> {
                     let points: Vec<String> = body
                         .lines()
                         .map(|l| {
-                            l.trim().trim_start_matches(|c: char| "-*•0123456789.)( ".contains(c)).trim().to_string()
+                            l.trim()
+                                .trim_start_matches(|c: char| "-*•0123456789.)( ".contains(c))
+                                .trim()
+                                .to_string()
                         })
                         .filter(|l| l.len() > 3)
                         .take(6)
@@ -69,7 +72,8 @@ fn filled(form: &Form, review: &Value) -> Option<String> {
             Field::Score(s) => {
                 // The data's ratings are those of 2026; other years' forms have as many steps in the same order.
                 let value = if s.key == form.main_score {
-                    let step = [0, 2, 4, 6, 8, 10].iter().position(|v| Some(*v) == review["rating"].as_i64())?;
+                    let step =
+                        [0, 2, 4, 6, 8, 10].iter().position(|v| Some(*v) == review["rating"].as_i64())?;
                     s.values.get(step)?
                 } else {
                     s.values.iter().find(|v| Some(v.value) == review[&s.key].as_i64())?
@@ -103,7 +107,12 @@ struct Neighbours<'a> {
 }
 
 fn words(title: &str) -> Vec<String> {
-    title.to_lowercase().split(|c: char| !c.is_alphanumeric()).filter(|w| w.len() > 3).map(String::from).collect()
+    title
+        .to_lowercase()
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|w| w.len() > 3)
+        .map(String::from)
+        .collect()
 }
 
 impl<'a> Neighbours<'a> {
@@ -128,7 +137,12 @@ impl<'a> Neighbours<'a> {
         }
         let mut order: Vec<(usize, f64)> = scores.into_iter().collect();
         order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        order.into_iter().map(|(i, _)| &self.papers[i]).filter(|p| text(p, "title") != title).take(count).collect()
+        order
+            .into_iter()
+            .map(|(i, _)| &self.papers[i])
+            .filter(|p| text(p, "title") != title)
+            .take(count)
+            .collect()
     }
 }
 
@@ -178,11 +192,8 @@ fn research_row(paper: &Value, near: &Neighbours<'_>) -> Result<Option<Value>> {
         }
     }
     answer += "```";
-    let messages = [
-        lm::Message::system(research::system()),
-        lm::Message::user(user),
-        lm::Message::assistant(answer),
-    ];
+    let messages =
+        [lm::Message::system(research::system()), lm::Message::user(user), lm::Message::assistant(answer)];
     Ok(Some(json!({ "messages": messages })))
 }
 
@@ -190,7 +201,8 @@ fn research_row(paper: &Value, near: &Neighbours<'_>) -> Result<Option<Value>> {
 fn section(body: &str, names: &[&str]) -> Option<String> {
     let mut lines = body.lines();
     lines.find(|line| {
-        let line = line.trim().trim_start_matches(|c: char| c.is_ascii_digit() || ". ".contains(c)).to_lowercase();
+        let line =
+            line.trim().trim_start_matches(|c: char| c.is_ascii_digit() || ". ".contains(c)).to_lowercase();
         line.len() < 40 && names.iter().any(|n| line.starts_with(n))
     })?;
     let text: Vec<&str> = lines.map(str::trim).filter(|l| l.len() > 40).take(40).collect();
@@ -235,7 +247,12 @@ fn main() -> Result<()> {
     }
     // Every 40th held-out review is enough to watch.
     let eval_review: Vec<Value> = eval_review.into_iter().step_by(40).collect();
-    println!("{reviews} reviews, {} papers; held out {} and {}", train.len() - reviews, eval_review.len(), eval_research.len());
+    println!(
+        "{reviews} reviews, {} papers; held out {} and {}",
+        train.len() - reviews,
+        eval_review.len(),
+        eval_research.len()
+    );
     for (name, list) in [("train", train), ("eval_review", eval_review), ("eval_research", eval_research)] {
         let mut file = std::io::BufWriter::new(File::create(out.join(format!("{name}.jsonl")))?);
         for row in list {

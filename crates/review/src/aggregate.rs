@@ -82,7 +82,13 @@ pub fn accept_probability(form: &Form, reviewers: &[Reviewer]) -> Option<f64> {
         sums = next;
     }
     let needed = form.decision.threshold * given.len() as f64 * 1000.0;
-    Some(sums.iter().filter(|(sum, _)| **sum as f64 >= needed - 1e-6).map(|(_, p)| p).sum::<f64>().clamp(0.0, 1.0))
+    Some(
+        sums.iter()
+            .filter(|(sum, _)| **sum as f64 >= needed - 1e-6)
+            .map(|(_, p)| p)
+            .sum::<f64>()
+            .clamp(0.0, 1.0),
+    )
 }
 
 /// The decision by the form's rule: accept where the expected main score reaches the threshold.
@@ -119,7 +125,8 @@ pub fn overlap(reviewers: &[Reviewer]) -> Option<f64> {
     }
     let shares: Vec<f64> = (0..grams.len())
         .map(|i| {
-            let shared = grams[i].iter().filter(|g| (0..grams.len()).any(|j| j != i && grams[j].contains(*g)));
+            let shared =
+                grams[i].iter().filter(|g| (0..grams.len()).any(|j| j != i && grams[j].contains(*g)));
             shared.count() as f64 / grams[i].len() as f64
         })
         .collect();

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ReviewError;
 
-
 /// A review form.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,10 +139,16 @@ impl Form {
         order.sort_unstable();
         all.sort_unstable();
         if order != all {
-            return Err(ReviewError::Form(format!("layout.order must name each of {} once", known.join(", "))));
+            return Err(ReviewError::Form(format!(
+                "layout.order must name each of {} once",
+                known.join(", ")
+            )));
         }
         if form.score(&form.main_score).is_none_or(|s| s.values.is_empty()) {
-            return Err(ReviewError::Form(format!("main_score {:?} is no score of the form", form.main_score)));
+            return Err(ReviewError::Form(format!(
+                "main_score {:?} is no score of the form",
+                form.main_score
+            )));
         }
         Ok(form)
     }
@@ -166,12 +171,15 @@ impl Form {
     /// The layout is that of the published reviewers (`## Reviewer`, `### Heading`, blank line, value), so that their
     /// checkpoints feel at home. `room` scales the length of sections; `seed_text` may hold what stands before.
     pub fn script(&self, room: f64) -> Script {
-        let mut parts = vec![Part::Literal("## Reviewer\n".into())];
+        // Literals end where tokens of running text end ("\n\n", "-" before a space), so that a model reads the layout in
+        // the tokens it was trained on.
+        let mut parts = Vec::new();
+        let mut pending = String::from("## Reviewer\n\n");
         for field in self.fields() {
             match field {
                 Field::Section(s) => {
-                    let opening = if s.list { "- " } else { "" };
-                    parts.push(Part::Literal(format!("\n### {}\n\n{opening}", s.heading)));
+                    pending += &format!("### {}\n\n{}", s.heading, if s.list { "-" } else { "" });
+                    parts.push(Part::Literal(std::mem::replace(&mut pending, "\n\n".into())));
                     parts.push(Part::Free {
                         name: s.key.clone(),
                         stop: ["\n#", "**********", "\n\n\n"].map(String::from).to_vec(),
@@ -179,14 +187,14 @@ impl Form {
                         min_tokens: 8,
                         grammar: None,
                     });
-                    parts.push(Part::Literal("\n".into()));
                 }
                 Field::Score(s) => {
-                    parts.push(Part::Literal(format!("\n### {}\n\n", s.heading)));
+                    pending += &format!("### {}\n\n", s.heading);
+                    parts.push(Part::Literal(std::mem::take(&mut pending)));
                     parts.push(Part::Choice {
                         name: s.key.clone(),
                         options: s.values.iter().map(|v| v.written()).collect(),
-                        terminator: "\n".into(),
+                        terminator: "\n\n".into(),
                     });
                 }
             }

@@ -19,7 +19,7 @@ pub use error::ReviewError;
 pub use form::{DecisionRule, Field, Form, Layout, ScoreField, ScoreValue, SectionField};
 pub use panel::{Panel, default_sampling};
 pub use review::{
-    Aggregate, Anchor, AnchorKind, Decision, Mode, ModelUsed, NOTICE, PaperInfo, ParseCounts, Parsed, Review, Reviewer,
-    ScoreRead, Weakness,
+    Aggregate, Anchor, AnchorKind, Decision, Mode, ModelUsed, NOTICE, PaperInfo, ParseCounts, Parsed, Review,
+    Reviewer, ScoreRead, Weakness,
 };
 pub use salvage::{Found, Salvaged, salvage};

@@ -39,7 +39,13 @@ pub struct Panel {
 
 /// The sampling that small and large reviewers do well with: the published temperature, and no loops.
 pub fn default_sampling() -> Sampling {
-    Sampling { temperature: 0.4, top_p: 0.95, repetition_penalty: 1.1, no_repeat_ngram: 5, ..Sampling::default() }
+    Sampling {
+        temperature: 0.4,
+        top_p: 0.95,
+        repetition_penalty: 1.1,
+        no_repeat_ngram: 5,
+        ..Sampling::default()
+    }
 }
 
 /// What the reviewers read.
@@ -118,11 +124,13 @@ impl Panel {
         let fixed = 24 * (self.form.sections.len() + self.form.scores.len());
         // At most two fifths of the context go to what is written.
         let scale = if self.mode == Mode::Fast { 0.5 } else { 1.0 };
-        let room = (scale * wanted as f64).min(0.4 * context as f64 - fixed as f64).max(128.0) / wanted as f64;
+        let room =
+            (scale * wanted as f64).min(0.4 * context as f64 - fixed as f64).max(128.0) / wanted as f64;
         let writing = (wanted as f64 * room) as usize + fixed;
         let max_tokens = context.saturating_sub(overhead + writing);
         let count = |text: &str| model.count_tokens(text).unwrap_or(text.len() / 4);
-        let budget = TextBudget { max_tokens: Some(max_tokens), count: &count, references: false, appendix: true };
+        let budget =
+            TextBudget { max_tokens: Some(max_tokens), count: &count, references: false, appendix: true };
         let fitted = reviewer_text(document, &budget);
         if fitted.text.split_whitespace().count() < 20 {
             return Err(ReviewError::Empty);
@@ -206,7 +214,9 @@ impl Panel {
         for field in self.form.fields() {
             match field {
                 Field::Section(s) => {
-                    if let Some(text) = answer.parts.get(&s.key).map(|p| p.text.trim()).filter(|t| !t.is_empty()) {
+                    if let Some(text) =
+                        answer.parts.get(&s.key).map(|p| p.text.trim()).filter(|t| !t.is_empty())
+                    {
                         found.sections.insert(s.key.clone(), text.to_string());
                     }
                 }
@@ -287,7 +297,8 @@ impl Panel {
             if model.count_prompt(&messages).unwrap_or(0) + length + 32 > context {
                 continue;
             }
-            let output = if model.capabilities().scripts { Output::Script(script.clone()) } else { Output::Free };
+            let output =
+                if model.capabilities().scripts { Output::Script(script.clone()) } else { Output::Free };
             let request = self.request(messages, output, derive(self.seed, 1 << 20, 0), length * 2);
             let answer = match model.complete(&[request], progress)?.pop() {
                 Some(Ok(answer)) => answer,
@@ -337,7 +348,10 @@ impl Panel {
         }
         let Some((found, raw)) = best else { return Err(ReviewError::Unparsed { attempts: 1 }) };
         if found.reviewers.is_empty() {
-            let failed = Reviewer { attempts: resampled + 1, ..self.fill(0, Found { raw, ..Found::default() }, document) };
+            let failed = Reviewer {
+                attempts: resampled + 1,
+                ..self.fill(0, Found { raw, ..Found::default() }, document)
+            };
             return Ok(Outcome { reviewers: vec![failed], meta_review: None, written: None, resampled });
         }
         let reviewers = found
@@ -385,7 +399,13 @@ fn points(text: &str) -> Vec<String> {
         let numbered = bare.trim_start_matches(|c: char| c.is_ascii_digit());
         let is_numbered = numbered.len() < bare.len() && numbered.starts_with(['.', ')']);
         let item = bare.len() < trimmed.len() && !trimmed.starts_with("**") || is_numbered;
-        let content = if is_numbered { numbered[1..].trim_start() } else if item { bare } else { trimmed };
+        let content = if is_numbered {
+            numbered[1..].trim_start()
+        } else if item {
+            bare
+        } else {
+            trimmed
+        };
         match points.last_mut() {
             Some(last) if open && !item => {
                 last.push(' ');
@@ -413,7 +433,11 @@ fn told(reviewers: &[Reviewer], form: &Form, words: usize) -> String {
             out += &format!("{}\n", cut(summary));
         }
         let weaknesses: Vec<&str> = r.weaknesses.iter().map(|w| w.text.as_str()).collect();
-        out += &format!("Strengths: {}\nWeaknesses: {}\n\n", cut(&r.strengths.join(" ")), cut(&weaknesses.join(" ")));
+        out += &format!(
+            "Strengths: {}\nWeaknesses: {}\n\n",
+            cut(&r.strengths.join(" ")),
+            cut(&weaknesses.join(" "))
+        );
     }
     out.trim_end().to_string()
 }

@@ -25,7 +25,8 @@ pub fn stance(index: usize, n: usize) -> &'static str {
 
 fn render(template: &str, values: minijinja::Value) -> Result<String, ReviewError> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).build().map_err(|e| ReviewError::Prompt(e.to_string()))?;
+    let syntax =
+        SyntaxConfig::builder().trim_blocks(true).build().map_err(|e| ReviewError::Prompt(e.to_string()))?;
     environment.set_syntax(syntax);
     environment
         .render_str(template, values)

@@ -85,7 +85,9 @@ pub fn text(review: &Review, form: &Form, width: usize) -> String {
                 p => format!("{} [{p}]", w.text),
             })
             .collect();
-        for (name, points) in [("Strengths", &r.strengths), ("Weaknesses", &weaknesses), ("Questions", &r.questions)] {
+        for (name, points) in
+            [("Strengths", &r.strengths), ("Weaknesses", &weaknesses), ("Questions", &r.questions)]
+        {
             if !points.is_empty() {
                 line(2, name);
                 for p in points {
@@ -109,7 +111,12 @@ pub fn text(review: &Review, form: &Form, width: usize) -> String {
 }
 
 fn provenance(review: &Review) -> String {
-    let hash = review.model.info.sha256.as_deref().map_or(String::new(), |h| format!(" ({})", &h[..h.len().min(12)]));
+    let hash = review
+        .model
+        .info
+        .sha256
+        .as_deref()
+        .map_or(String::new(), |h| format!(" ({})", &h[..h.len().min(12)]));
     format!(
         "{}{hash}, seed {}, temperature {}, {} new tokens, {} of {} prompt tokens reused, {:.1} s",
         review.model.info.reference,
@@ -219,7 +226,9 @@ pub fn markdown(review: &Review, form: &Form) -> String {
             out += &format!(" {} |", cell(of(r, field)));
         }
         match review.scores.get(&field.key) {
-            Some(a) => out += &format!(" {:.2} | {}–{} |\n", a.mean, short(a.interval90[0]), short(a.interval90[1])),
+            Some(a) => {
+                out += &format!(" {:.2} | {}–{} |\n", a.mean, short(a.interval90[0]), short(a.interval90[1]))
+            }
             None => out += " – | – |\n",
         }
     }
@@ -239,7 +248,9 @@ pub fn markdown(review: &Review, form: &Form) -> String {
                 p => format!("{} *({p})*", w.text),
             })
             .collect();
-        for (name, points) in [("Strengths", &r.strengths), ("Weaknesses", &weaknesses), ("Questions", &r.questions)] {
+        for (name, points) in
+            [("Strengths", &r.strengths), ("Weaknesses", &weaknesses), ("Questions", &r.questions)]
+        {
             if !points.is_empty() {
                 out += &format!("\n### {name}\n\n");
                 for p in points {
@@ -355,15 +366,18 @@ pub fn html(review: &Review, form: &Form) -> Result<String, askama::Error> {
                         });
                         CellView {
                             value: score.map_or("–".into(), |s| short(s.value)),
-                            expected: score.and_then(|s| s.expected).map_or(String::new(), |e| format!("{e:.1}")),
+                            expected: score
+                                .and_then(|s| s.expected)
+                                .map_or(String::new(), |e| format!("{e:.1}")),
                             bars: score.map(|s| bars(s, field)).unwrap_or_default(),
                             about,
                         }
                     })
                     .collect(),
                 mean: aggregate.map_or("–".into(), |a| format!("{:.2}", a.mean)),
-                interval: aggregate
-                    .map_or("–".into(), |a| format!("{} to {}", short(a.interval90[0]), short(a.interval90[1]))),
+                interval: aggregate.map_or("–".into(), |a| {
+                    format!("{} to {}", short(a.interval90[0]), short(a.interval90[1]))
+                }),
             }
         })
         .collect();
@@ -415,7 +429,8 @@ pub fn ranking(rows: &[(String, Result<Review, String>)], main_score: &str) -> S
         key(&b.2).total_cmp(&key(&a.2)).then(a.0.cmp(b.0))
     });
     let quote = |s: &str| format!("\"{}\"", s.replace('"', "\"\"").replace(['\n', '\r'], " "));
-    let mut out = String::from("rank,paper,title,mean,expected,low90,high90,accept_probability,decision,status\n");
+    let mut out =
+        String::from("rank,paper,title,mean,expected,low90,high90,accept_probability,decision,status\n");
     for (i, (path, review, aggregate)) in ranked.into_iter().enumerate() {
         let (title, decision, status) = match review {
             Ok(r) => (r.paper.title.clone().unwrap_or_default(), r.decision.clone(), "done".to_string()),
@@ -424,8 +439,15 @@ pub fn ranking(rows: &[(String, Result<Review, String>)], main_score: &str) -> S
         let numbers = aggregate.map_or(",,,".to_string(), |a| {
             format!("{},{:.4},{},{}", a.mean, a.expected, a.interval90[0], a.interval90[1])
         });
-        let (p, label) = decision.map_or((String::new(), String::new()), |d| (format!("{:.4}", d.accept_probability), d.label));
-        out += &format!("{},{},{},{numbers},{p},{label},{}\n", i + 1, quote(path), quote(&title), quote(&status));
+        let (p, label) = decision
+            .map_or((String::new(), String::new()), |d| (format!("{:.4}", d.accept_probability), d.label));
+        out += &format!(
+            "{},{},{},{numbers},{p},{label},{}\n",
+            i + 1,
+            quote(path),
+            quote(&title),
+            quote(&status)
+        );
     }
     out
 }

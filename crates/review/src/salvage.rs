@@ -219,9 +219,9 @@ fn read(text: &str, form: &Form) -> Salvaged {
                     field = Some(key);
                     continue;
                 }
-                let again = current.as_ref().is_some_and(|f| {
-                    f.sections.contains_key(&key) || f.scores.contains_key(&key)
-                });
+                let again = current
+                    .as_ref()
+                    .is_some_and(|f| f.sections.contains_key(&key) || f.scores.contains_key(&key));
                 // Layout B has no reviewer headings: a form that begins anew is the next reviewer.
                 if again && form.layout.order.first() == Some(&key) {
                     result.reviewers.extend(current.take());
@@ -249,9 +249,10 @@ pub fn decision(text: &str) -> Option<String> {
     let lower = text.to_lowercase();
     let line = lower.lines().find(|l| !l.trim().is_empty())?;
     let accept = line.contains("accept");
-    let negated = ["not accept", "n't accept", "cannot accept", "unacceptable", "not be accepted", "never accept"]
-        .iter()
-        .any(|n| line.contains(n));
+    let negated =
+        ["not accept", "n't accept", "cannot accept", "unacceptable", "not be accepted", "never accept"]
+            .iter()
+            .any(|n| line.contains(n));
     if line.contains("reject") && !line.contains("not reject") && !line.contains("n't reject") {
         return Some(if accept && !negated && line.find("accept") < line.find("reject") {
             // "Accept (not a clear reject)" begins with its answer.
@@ -354,7 +355,8 @@ mod tests {
     fn a_reviewer_without_a_rating_does_not_enter_the_mean() {
         let text = reviewer("3") + &reviewer("8").replace("### Rating\n\n8\n\n", "") + END;
         let found = salvage(&text, &form());
-        let ratings: Vec<f64> = found.reviewers.iter().filter_map(|r| r.scores.get("rating")).map(|s| s.value).collect();
+        let ratings: Vec<f64> =
+            found.reviewers.iter().filter_map(|r| r.scores.get("rating")).map(|s| s.value).collect();
         assert_eq!((found.reviewers.len(), ratings), (2, vec![3.0]));
     }
 
@@ -403,12 +405,16 @@ mod tests {
     fn a_meta_review_in_the_same_chunk_as_the_decision_is_kept() {
         let text = reviewer("5") + "## Meta Review\n\nMixed.\n\n## Paper Decision\n\nAccept\n";
         let found = salvage(&text, &form());
-        assert_eq!((found.meta_review.as_deref(), found.decision.as_deref()), (Some("Mixed."), Some("accept")));
+        assert_eq!(
+            (found.meta_review.as_deref(), found.decision.as_deref()),
+            (Some("Mixed."), Some("accept"))
+        );
     }
 
     #[test]
     fn hashes_inside_a_section_are_text() {
-        let text = reviewer("5").replace("Small.", "The macro\n##define X\n## A heading of the paper\nis wrong.");
+        let text =
+            reviewer("5").replace("Small.", "The macro\n##define X\n## A heading of the paper\nis wrong.");
         let weaknesses = &salvage(&text, &form()).reviewers[0].sections["weaknesses"];
         assert!(weaknesses.contains("##define X") && weaknesses.ends_with("is wrong."), "{weaknesses}");
     }
@@ -430,7 +436,8 @@ mod tests {
 
     #[test]
     fn deep_reviewers_boxes_are_read_for_each_reviewer() {
-        let reviewers = reviewer("5").replace("## Reviewer\n", "## Reviewer 1\n") + &reviewer("6").replace("## Reviewer\n", "## Reviewer 2\n");
+        let reviewers = reviewer("5").replace("## Reviewer\n", "## Reviewer 1\n")
+            + &reviewer("6").replace("## Reviewer\n", "## Reviewer 2\n");
         let text = format!(
             "Thinking.\n\\boxed_simreviewers{{\n{reviewers}\n}}\n\n\\boxed_verification{{\nfn f() {{\n}}\nfine\n}}\n\n\
              \\boxed_review{{\n## Summary:\n\nAll in all.\n\n## Rating:\n\n5.67\n\n## Decision:\n\nReject\n}}\n"
@@ -438,8 +445,14 @@ mod tests {
         let found = salvage(&text, &form());
         assert_eq!(found.reviewers.len(), 2);
         assert_eq!(found.reviewers[1].scores["rating"].value, 6.0);
-        assert_eq!((found.meta_review.as_deref(), found.decision.as_deref()), (Some("All in all."), Some("reject")));
-        let fast = salvage("\\boxed_review{\n## Summary:\n\nShort.\n\n## Rating:\n\n5.25\n\n## Decision:\n\nAccept\n}\n", &form());
+        assert_eq!(
+            (found.meta_review.as_deref(), found.decision.as_deref()),
+            (Some("All in all."), Some("reject"))
+        );
+        let fast = salvage(
+            "\\boxed_review{\n## Summary:\n\nShort.\n\n## Rating:\n\n5.25\n\n## Decision:\n\nAccept\n}\n",
+            &form(),
+        );
         assert_eq!(fast.reviewers[0].scores["rating"].value, 5.25);
         assert_eq!(fast.decision.as_deref(), Some("accept"));
     }
@@ -449,15 +462,46 @@ mod tests {
         let form = form();
         let scale = form.score("rating").unwrap();
         for (text, want) in [
-            ("6", Some(6.0)), (" 6 ", Some(6.0)), ("**6**", Some(6.0)), ("6.", Some(6.0)), ("6:", Some(6.0)),
-            ("6: marginally above", Some(6.0)), ("6 - accept", Some(6.0)), ("6/10", Some(6.0)), ("6 / 10", Some(6.0)),
-            ("6 out of 10", Some(6.0)), ("(6)", Some(6.0)), ("[6]", Some(6.0)), ("\"6\"", Some(6.0)), ("`6`", Some(6.0)),
-            ("Rating: 6", Some(6.0)), ("rating = 6", Some(6.0)), ("Score: 6", Some(6.0)), ("**Rating:** 6", Some(6.0)),
-            ("- 6", Some(6.0)), ("6.5", Some(6.5)), ("6,5", Some(6.5)), ("5.67", Some(5.67)), ("10", Some(10.0)),
-            ("10: strong accept", Some(10.0)), ("10/10", Some(10.0)), ("1", Some(1.0)), ("1: strong reject", Some(1.0)),
-            ("0", Some(0.0)), ("six", Some(6.0)), ("Ten", Some(10.0)), ("strong reject", Some(1.0)),
-            ("Accept, good paper", Some(8.0)), ("reject, not good enough", Some(3.0)), ("", None), ("N/A", None),
-            ("none", None), ("2024", None), ("85%", None), ("I would rate it highly", None), ("—", None),
+            ("6", Some(6.0)),
+            (" 6 ", Some(6.0)),
+            ("**6**", Some(6.0)),
+            ("6.", Some(6.0)),
+            ("6:", Some(6.0)),
+            ("6: marginally above", Some(6.0)),
+            ("6 - accept", Some(6.0)),
+            ("6/10", Some(6.0)),
+            ("6 / 10", Some(6.0)),
+            ("6 out of 10", Some(6.0)),
+            ("(6)", Some(6.0)),
+            ("[6]", Some(6.0)),
+            ("\"6\"", Some(6.0)),
+            ("`6`", Some(6.0)),
+            ("Rating: 6", Some(6.0)),
+            ("rating = 6", Some(6.0)),
+            ("Score: 6", Some(6.0)),
+            ("**Rating:** 6", Some(6.0)),
+            ("- 6", Some(6.0)),
+            ("6.5", Some(6.5)),
+            ("6,5", Some(6.5)),
+            ("5.67", Some(5.67)),
+            ("10", Some(10.0)),
+            ("10: strong accept", Some(10.0)),
+            ("10/10", Some(10.0)),
+            ("1", Some(1.0)),
+            ("1: strong reject", Some(1.0)),
+            ("0", Some(0.0)),
+            ("six", Some(6.0)),
+            ("Ten", Some(10.0)),
+            ("strong reject", Some(1.0)),
+            ("Accept, good paper", Some(8.0)),
+            ("reject, not good enough", Some(3.0)),
+            ("", None),
+            ("N/A", None),
+            ("none", None),
+            ("2024", None),
+            ("85%", None),
+            ("I would rate it highly", None),
+            ("—", None),
             ("\n\n8\n", Some(8.0)),
         ] {
             assert_eq!(score(text, scale).map(|s| s.value), want, "{text:?}");

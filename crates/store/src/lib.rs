@@ -9,5 +9,7 @@ mod rows;
 mod store;
 
 pub use error::StoreError;
-pub use rows::{Health, Item, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, ScoreRow, StoredReview, VersionRow};
+pub use rows::{
+    Health, Item, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, ScoreRow, StoredReview, VersionRow,
+};
 pub use store::{OpenOptions, Store};

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::migrate::MigrateError;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use tokio::runtime::Runtime;
 
 use crate::error::StoreError;
@@ -34,7 +36,8 @@ pub struct Store {
 }
 
 mod sql {
-    pub(super) const PUT_PAPER: &str = "INSERT INTO papers (id, title) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING";
+    pub(super) const PUT_PAPER: &str =
+        "INSERT INTO papers (id, title) VALUES (?1, ?2) ON CONFLICT (id) DO NOTHING";
     pub(super) const PUT_VERSION: &str = "INSERT INTO versions (sha256, paper, path, source, pages, document) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (sha256) DO UPDATE SET document = ?6, path = ?3, source = ?4, pages = ?5";
     pub(super) const PAPER_OF: &str = "SELECT paper FROM versions WHERE sha256 = ?1";
@@ -83,24 +86,33 @@ mod sql {
     #[cfg(test)]
     pub(super) const ALL: [&str; 23] = [
         PAPER_OF,
-        PUT_PAPER, PUT_VERSION, PUT_MODEL, PUT_REVIEW, DROP_SCORES, PUT_SCORE, GET_REVIEW, LIST_PAPERS, LIST_VERSIONS,
-        GET_DOCUMENT, LIST_REVIEWS, LIST_RUNS, GET_RUN_CONFIG, PUT_RUN, END_RUN, PUT_STAGE, LIST_STAGES, DROP_STAGES,
-        PUT_GENERATION, FIND, COUNTS, CHECK,
+        PUT_PAPER,
+        PUT_VERSION,
+        PUT_MODEL,
+        PUT_REVIEW,
+        DROP_SCORES,
+        PUT_SCORE,
+        GET_REVIEW,
+        LIST_PAPERS,
+        LIST_VERSIONS,
+        GET_DOCUMENT,
+        LIST_REVIEWS,
+        LIST_RUNS,
+        GET_RUN_CONFIG,
+        PUT_RUN,
+        END_RUN,
+        PUT_STAGE,
+        LIST_STAGES,
+        DROP_STAGES,
+        PUT_GENERATION,
+        FIND,
+        COUNTS,
+        CHECK,
     ];
 }
 
-type Row10 = (
-    String,
-    String,
-    Option<String>,
-    String,
-    String,
-    i64,
-    String,
-    Option<String>,
-    Option<f64>,
-    String,
-);
+type Row10 =
+    (String, String, Option<String>, String, String, i64, String, Option<String>, Option<f64>, String);
 type RunTuple = (String, String, String, Option<String>, i64, String, Option<String>);
 
 impl Store {
@@ -173,7 +185,8 @@ impl Store {
             .block_on(async {
                 let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
                 // A file that was read before stays with its paper, whatever title is read from it now.
-                let known: Option<(String,)> = sqlx::query_as(sql::PAPER_OF).bind(sha256).fetch_optional(&mut *t).await?;
+                let known: Option<(String,)> =
+                    sqlx::query_as(sql::PAPER_OF).bind(sha256).fetch_optional(&mut *t).await?;
                 let paper = known.map_or(fresh, |k| k.0);
                 sqlx::query(sql::PUT_PAPER).bind(&paper).bind(title).execute(&mut *t).await?;
                 sqlx::query(sql::PUT_VERSION)
@@ -205,7 +218,11 @@ impl Store {
         self.runtime
             .block_on(async {
                 let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-                sqlx::query(sql::PUT_MODEL).bind(&key.model).bind(review.model_reference).execute(&mut *t).await?;
+                sqlx::query(sql::PUT_MODEL)
+                    .bind(&key.model)
+                    .bind(review.model_reference)
+                    .execute(&mut *t)
+                    .await?;
                 let written = sqlx::query(sql::PUT_REVIEW)
                     .bind(&id)
                     .bind(&key.version)
@@ -271,7 +288,13 @@ impl Store {
             .runtime
             .block_on(sqlx::query_as(sql::LIST_PAPERS).fetch_all(&self.pool))
             .map_err(self.fail())?;
-        let paper = |(id, title, versions, reviews, created_at)| PaperRow { id, title, versions, reviews, created_at };
+        let paper = |(id, title, versions, reviews, created_at)| PaperRow {
+            id,
+            title,
+            versions,
+            reviews,
+            created_at,
+        };
         Ok(rows.into_iter().map(paper).collect())
     }
 
@@ -522,10 +545,22 @@ mod tests {
         let path = folder.path().join("deep/cycle.db");
         let paper = {
             let store = open(&path).unwrap();
-            let paper = store.put_document("s1", "a.pdf", "pdf", Some("A long title"), Some(3), "{}").unwrap();
+            let paper =
+                store.put_document("s1", "a.pdf", "pdf", Some("A long title"), Some(3), "{}").unwrap();
             assert_eq!(store.find_review(&key("s1")).unwrap(), None);
-            let score = ScoreRow { reviewer: 1, name: "rating".into(), value: 5.0, expected: None, distribution: None };
-            let new = NewReview { key: &key("s1"), model_reference: "m", outcome: Ok("{\"x\":1}"), scores: &[score] };
+            let score = ScoreRow {
+                reviewer: 1,
+                name: "rating".into(),
+                value: 5.0,
+                expected: None,
+                distribution: None,
+            };
+            let new = NewReview {
+                key: &key("s1"),
+                model_reference: "m",
+                outcome: Ok("{\"x\":1}"),
+                scores: &[score],
+            };
             let id = store.put_review(&new).unwrap();
             assert_eq!(store.put_review(&new).unwrap(), id);
             paper
@@ -549,7 +584,9 @@ mod tests {
         assert!(matches!(store.resolve("pzz"), Err(StoreError::NotFound(_))));
         let ids: Vec<String> = store.papers().unwrap().into_iter().map(|p| p.id).collect();
         let twice = ids.iter().find(|a| ids.iter().filter(|b| b[..2] == a[..2]).count() > 1).unwrap();
-        assert!(matches!(store.resolve(&twice[..2]), Err(StoreError::Ambiguous { matches, .. }) if matches.len() > 1));
+        assert!(
+            matches!(store.resolve(&twice[..2]), Err(StoreError::Ambiguous { matches, .. }) if matches.len() > 1)
+        );
     }
 
     #[test]

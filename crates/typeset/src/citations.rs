@@ -53,7 +53,9 @@ pub(crate) fn entry(c: &Citation) -> String {
 /// A piece of text without its formatting.
 pub(crate) fn plain(inline: &Inline, references: &[Citation]) -> String {
     match inline {
-        Inline::Text(t) | Inline::Emph(t) | Inline::Strong(t) | Inline::Code(t) | Inline::Math(t) => t.clone(),
+        Inline::Text(t) | Inline::Emph(t) | Inline::Strong(t) | Inline::Code(t) | Inline::Math(t) => {
+            t.clone()
+        }
         Inline::Cite { keys, textual } => cite(keys, *textual, references),
         Inline::Number { text, .. } => text.clone(),
     }

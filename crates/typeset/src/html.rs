@@ -104,8 +104,11 @@ fn block(b: &Block, paper: &Paper, tables: &mut usize) -> String {
         }
         Block::Table(t) => {
             *tables += 1;
-            let mark =
-                if t.origin == Origin::Simulated { " <span class=\"simulated\">(simulated)</span>" } else { "" };
+            let mark = if t.origin == Origin::Simulated {
+                " <span class=\"simulated\">(simulated)</span>"
+            } else {
+                ""
+            };
             let mut rows = String::new();
             for (i, row) in t.rows.iter().enumerate() {
                 let cell = if i == 0 { "th" } else { "td" };

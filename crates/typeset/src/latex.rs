@@ -113,7 +113,9 @@ fn inline(x: &Inline) -> String {
         Inline::Cite { keys, textual } => {
             format!("\\{}{{{}}}", if *textual { "citet" } else { "citep" }, keys.join(","))
         }
-        Inline::Number { text, origin: Origin::Simulated } => format!("\\textcolor{{red!60!black}}{{{}}}", escape(text)),
+        Inline::Number { text, origin: Origin::Simulated } => {
+            format!("\\textcolor{{red!60!black}}{{{}}}", escape(text))
+        }
         Inline::Number { text, .. } => escape(text),
     }
 }
@@ -125,7 +127,9 @@ fn run(xs: &[Inline]) -> String {
 fn block(b: &Block) -> String {
     match b {
         Block::Paragraph(xs) => format!("{}\n\n", run(xs)),
-        Block::Equation(t) if safe_formula(t) => format!("\\begin{{equation}}\n{}\n\\end{{equation}}\n\n", t.trim()),
+        Block::Equation(t) if safe_formula(t) => {
+            format!("\\begin{{equation}}\n{}\n\\end{{equation}}\n\n", t.trim())
+        }
         Block::Equation(t) | Block::Code(t) => {
             let lines: Vec<String> = t.lines().map(|l| format!("\\texttt{{{}}}", escape(l))).collect();
             format!("\\begin{{quote}}\\small {}\\end{{quote}}\n\n", lines.join("\\\\\n"))
@@ -133,18 +137,24 @@ fn block(b: &Block) -> String {
         Block::List { ordered, items } => {
             let name = if *ordered { "enumerate" } else { "itemize" };
             let items: String = items.iter().map(|i| format!("\\item {}\n", run(i))).collect();
-            if items.is_empty() { String::new() } else { format!("\\begin{{{name}}}\n{items}\\end{{{name}}}\n\n") }
+            if items.is_empty() {
+                String::new()
+            } else {
+                format!("\\begin{{{name}}}\n{items}\\end{{{name}}}\n\n")
+            }
         }
         Block::Table(t) => {
             let columns = t.rows.iter().map(Vec::len).max().unwrap_or(0).max(1);
-            let mark = if t.origin == Origin::Simulated { " \\textcolor{red!60!black}{(simulated)}" } else { "" };
+            let mark =
+                if t.origin == Origin::Simulated { " \\textcolor{red!60!black}{(simulated)}" } else { "" };
             let mut out = format!(
                 "\\begin{{table}}[t]\n\\centering\n\\caption{{{}{mark}}}\n\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n\\begin{{tabular}}{{l{}}}\n\\toprule\n",
                 escape(&t.caption),
                 "r".repeat(columns - 1)
             );
             for (i, row) in t.rows.iter().enumerate() {
-                let cells: Vec<String> = (0..columns).map(|c| escape(row.get(c).map_or("", String::as_str))).collect();
+                let cells: Vec<String> =
+                    (0..columns).map(|c| escape(row.get(c).map_or("", String::as_str))).collect();
                 out += &format!("{} \\\\\n", cells.join(" & "));
                 if i == 0 {
                     out += "\\midrule\n";

@@ -15,5 +15,5 @@ mod pdf;
 pub use error::TypesetError;
 pub use html::html;
 pub use latex::{LatexBundle, latex};
-pub use pdf::{SIMULATED_MARK, pdf};
 pub use paper::{Block, Citation, Inline, Origin, Paper, PaperSection, Style, TableBlock};
+pub use pdf::{SIMULATED_MARK, pdf};

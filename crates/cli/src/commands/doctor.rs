@@ -48,7 +48,11 @@ pub fn run(context: &Context, args: &ShowArgs) -> Result<Outcome, Failure> {
         );
         for (name, d) in &found {
             let state = match d {
-                Some(d) => format!("{:.1} M parameters, context {}", d.parameters as f64 / 1e6, d.config.max_position_embeddings),
+                Some(d) => format!(
+                    "{:.1} M parameters, context {}",
+                    d.parameters as f64 / 1e6,
+                    d.config.max_position_embeddings
+                ),
                 None => "not usable".into(),
             };
             out += &format!("  {name}: {state}\n");
@@ -86,7 +90,10 @@ pub fn config(context: &Context, args: &ShowArgs) -> Result<Outcome, Failure> {
                 (k.to_string(), json!({"value": value, "origin": v.origin}))
             })
             .collect();
-        emit(&json!({"schema": "cycle.config/1", "home": context.settings.home, "values": values}).to_string(), None)?;
+        emit(
+            &json!({"schema": "cycle.config/1", "home": context.settings.home, "values": values}).to_string(),
+            None,
+        )?;
         return Ok(Outcome::Done);
     }
     let mut out = String::new();

@@ -66,8 +66,9 @@ fn prompts(args: &PromptArgs, model: &Local) -> Result<Vec<Prompt>, Failure> {
     if let Some(path) = &args.input {
         for (i, line) in String::from_utf8_lossy(&json_file(path)?).lines().enumerate() {
             if !line.trim().is_empty() {
-                let value = serde_json::from_str(line)
-                    .map_err(|e| Failure::new(Code::Input, format!("{}, line {}: {e}", path.display(), i + 1)))?;
+                let value = serde_json::from_str(line).map_err(|e| {
+                    Failure::new(Code::Input, format!("{}, line {}: {e}", path.display(), i + 1))
+                })?;
                 values.push(value);
             }
         }
@@ -126,8 +127,7 @@ pub fn generate(context: &mut Context, args: &GenerateArgs) -> Result<Outcome, F
     }
     let seeds: Vec<u64> = rows.iter().map(|r| r.seed).collect();
     let mut clock = Clock { started: Instant::now(), first_token: None };
-    let results =
-        model.engine().run(rows, &mut clock).map_err(|e| Failure::new(Code::Model, e))?;
+    let results = model.engine().run(rows, &mut clock).map_err(|e| Failure::new(Code::Model, e))?;
     let end = Instant::now();
     let middle = clock.first_token.unwrap_or(end);
     let info = lm::LanguageModel::info(&model).clone();
@@ -136,7 +136,9 @@ pub fn generate(context: &mut Context, args: &GenerateArgs) -> Result<Outcome, F
     for (i, result) in results.into_iter().enumerate() {
         let output = match result {
             Ok(output) => output,
-            Err(inference::RowError::Interrupted) => return Err(Failure::new(Code::Interrupted, "interrupted")),
+            Err(inference::RowError::Interrupted) => {
+                return Err(Failure::new(Code::Interrupted, "interrupted"));
+            }
             Err(e) => {
                 look = Some(Failure::new(Code::Model, &e));
                 outputs.push(json!({"error": e.to_string()}));
@@ -148,18 +150,28 @@ pub fn generate(context: &mut Context, args: &GenerateArgs) -> Result<Outcome, F
         usage[2] += output.generated;
         if let Some(store) = &store {
             let prompt = &prompts[i / args.n];
-            let hash: String = Sha256::digest(prompt.text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+            let hash: String =
+                Sha256::digest(prompt.text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
             let id = info.sha256.as_deref().unwrap_or(&info.reference);
             let sampler = serde_json::to_string(&sampling).unwrap_or_default();
-            store.put_generation((id, &info.reference), &hash, seeds[i] as i64, &sampler, &output.text, output.generated)?;
+            store.put_generation(
+                (id, &info.reference),
+                &hash,
+                seeds[i] as i64,
+                &sampler,
+                &output.text,
+                output.generated,
+            )?;
         }
         let finish = match output.finish {
             Finish::Eos => "eos",
             Finish::Stop => "stop",
             Finish::Length => "length",
         };
-        outputs.push(json!({"prompt_tokens": output.prompt_tokens, "tokens": output.tokens, "text": output.text,
-            "logprobs": output.logprobs, "finish": finish}));
+        outputs.push(
+            json!({"prompt_tokens": output.prompt_tokens, "tokens": output.tokens, "text": output.text,
+            "logprobs": output.logprobs, "finish": finish}),
+        );
     }
     if let (Some(failure), 1) = (&look, outputs.len()) {
         return Err(Failure::new(failure.code, &failure.what));
@@ -228,7 +240,8 @@ pub fn logprobs(context: &mut Context, args: &LogprobsArgs) -> Result<Outcome, F
     for prompt in prompts(&args.prompt, &model)? {
         let scored =
             model.engine().logprobs(&prompt.ids, &args.logits).map_err(|e| Failure::new(Code::Model, e))?;
-        let mut output = json!({"tokens": prompt.ids, "logprobs": scored.logprobs, "perplexity": scored.perplexity()});
+        let mut output =
+            json!({"tokens": prompt.ids, "logprobs": scored.logprobs, "perplexity": scored.perplexity()});
         if !args.logits.is_empty() {
             let rows: serde_json::Map<String, Value> =
                 scored.logits.iter().map(|(p, l)| (p.to_string(), json!(l))).collect();
@@ -241,7 +254,9 @@ pub fn logprobs(context: &mut Context, args: &LogprobsArgs) -> Result<Outcome, F
     } else {
         let lines: Vec<String> = outputs
             .iter()
-            .map(|o| format!("perplexity {}", o["perplexity"].as_f64().map_or("–".into(), |p| format!("{p:.4}"))))
+            .map(|o| {
+                format!("perplexity {}", o["perplexity"].as_f64().map_or("–".into(), |p| format!("{p:.4}")))
+            })
             .collect();
         emit(&lines.join("\n"), None)?;
     }

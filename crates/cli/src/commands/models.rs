@@ -89,15 +89,15 @@ fn list(context: &Context, format: Format) -> Result<Outcome, Failure> {
 fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
     let (d, card) = match model.strip_prefix("builtin:") {
         Some(name) => {
-            let shipped = builtin::shipped(name).ok_or_else(|| {
-                Failure::new(Code::Model, format!("this build has no builtin:{name}"))
-            })?;
+            let shipped = builtin::shipped(name)
+                .ok_or_else(|| Failure::new(Code::Model, format!("this build has no builtin:{name}")))?;
             (describe_bytes(model, shipped.weights)?, Some(shipped.card))
         }
         None => (describe(&ModelSource::parse(model))?, None),
     };
     let c = &d.config;
-    let (full, half) = (d.memory(DType::F32, c.max_position_embeddings), d.memory(DType::BF16, c.max_position_embeddings));
+    let (full, half) =
+        (d.memory(DType::F32, c.max_position_embeddings), d.memory(DType::BF16, c.max_position_embeddings));
     if format == Format::Json {
         let document = json!({"schema": "cycle.model/1", "ref": model, "config": c, "parameters": d.parameters,
             "file_bytes": d.file_bytes, "tokens": d.tokens, "chat_template": d.chat, "eos": d.eos,

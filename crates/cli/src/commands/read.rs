@@ -18,7 +18,9 @@ pub fn run(context: &Context, args: &ReadArgs) -> Result<Outcome, Failure> {
         document = scrub(&document);
     }
     let text = match (args.findings, args.format) {
-        (true, Format::Json) => serde_json::json!({"schema": "cycle.findings/1", "findings": document.findings}).to_string(),
+        (true, Format::Json) => {
+            serde_json::json!({"schema": "cycle.findings/1", "findings": document.findings}).to_string()
+        }
         (true, _) => findings(&document),
         (false, Format::Json) => {
             let mut value = serde_json::to_value(&document).map_err(|e| Failure::new(Code::Input, e))?;
@@ -26,12 +28,15 @@ pub fn run(context: &Context, args: &ReadArgs) -> Result<Outcome, Failure> {
             value.to_string()
         }
         (false, Format::Text | Format::Md) => markdown(&document),
-        (false, Format::Html) => return Err(Failure::new(Code::Usage, "cycle read has no HTML; use text, md or json")),
+        (false, Format::Html) => {
+            return Err(Failure::new(Code::Usage, "cycle read has no HTML; use text, md or json"));
+        }
     };
     emit(&text, args.out.as_deref())?;
     let hidden = document.findings.iter().filter(|f| f.severity > Severity::Note).count();
     if hidden > 0 && !args.findings {
-        context.note(&format!("{hidden} findings need a look: cycle read {} --findings", args.path.display()));
+        context
+            .note(&format!("{hidden} findings need a look: cycle read {} --findings", args.path.display()));
     }
     Ok(if hidden > 0 { Outcome::Look } else { Outcome::Done })
 }

@@ -48,7 +48,9 @@ fn style(name: &str) -> Result<Style, Failure> {
         "iclr" => Ok(Style::Iclr),
         "neurips" => Ok(Style::Neurips),
         "article" => Ok(Style::Article),
-        other => Err(Failure::new(Code::Usage, format!("{other:?} is no style; there are iclr, neurips, article"))),
+        other => {
+            Err(Failure::new(Code::Usage, format!("{other:?} is no style; there are iclr, neurips, article")))
+        }
     }
 }
 
@@ -93,7 +95,8 @@ pub fn run(context: &mut Context, args: &ResearchArgs) -> Result<Outcome, Failur
     let store = context.store()?;
     let mut titles = Vec::new();
     for n in 0..args.papers.max(1) {
-        let out: PathBuf = if args.papers > 1 { args.out.join(format!("paper-{}", n + 1)) } else { args.out.clone() };
+        let out: PathBuf =
+            if args.papers > 1 { args.out.join(format!("paper-{}", n + 1)) } else { args.out.clone() };
         let seed = seed + n as u64;
         let info = model.info();
         let config = json!({"topic": args.topic, "references": literature.entries.iter().map(|e| &e.bibtex).collect::<Vec<_>>(),
@@ -102,7 +105,10 @@ pub fn run(context: &mut Context, args: &ResearchArgs) -> Result<Outcome, Failur
         let run = store.start_run("research", &config.to_string(), args.force)?;
         let stored = store.stages(&run)?;
         if !stored.is_empty() {
-            context.note(&format!("run {run}: {} stages are stored and taken over; --force begins anew", stored.len()));
+            context.note(&format!(
+                "run {run}: {} stages are stored and taken over; --force begins anew",
+                stored.len()
+            ));
         }
         let brief = Brief {
             topic: args.topic.clone(),

@@ -43,8 +43,10 @@ pub fn run(context: &mut Context, args: &ReviewArgs) -> Result<Outcome, Failure>
         seed: context.seed()?,
     };
     let paths = expand(&args.paths)?;
-    let several = paths.len() > 1 || args.paths.iter().any(|p| p.starts_with('@') || Path::new(p).is_dir() && !has_tex(Path::new(p)));
-    let format = args.format.unwrap_or(if several && args.out.is_some() { Format::Json } else { Format::Text });
+    let several = paths.len() > 1
+        || args.paths.iter().any(|p| p.starts_with('@') || Path::new(p).is_dir() && !has_tex(Path::new(p)));
+    let format =
+        args.format.unwrap_or(if several && args.out.is_some() { Format::Json } else { Format::Text });
     let mut job = Job { context, args, panel, format, model: None, store: context.store()? };
     if !several {
         let Some(path) = paths.first() else {
@@ -104,7 +106,10 @@ fn expand(words: &[String]) -> Result<Vec<PathBuf>, Failure> {
                 .map(|e| e.path())
                 .filter(|p| {
                     let name = p.to_string_lossy().to_lowercase();
-                    p.is_file() && [".pdf", ".tex", ".tar.gz", ".tgz", ".gz", ".md", ".txt"].iter().any(|e| name.ends_with(e))
+                    p.is_file()
+                        && [".pdf", ".tex", ".tar.gz", ".tgz", ".gz", ".md", ".txt"]
+                            .iter()
+                            .any(|e| name.ends_with(e))
                 })
                 .collect();
             inside.sort();
@@ -167,8 +172,11 @@ impl Job<'_> {
         };
         if !self.args.force {
             if let Some(stored) = self.store.find_review(&key)? {
-                if let Ok(review) = stored.outcome.and_then(|t| serde_json::from_str::<Review>(&t).map_err(|e| e.to_string())) {
-                    self.context.note(&format!("{name}: from the store ({}); --force reviews it again", stored.id));
+                if let Ok(review) =
+                    stored.outcome.and_then(|t| serde_json::from_str::<Review>(&t).map_err(|e| e.to_string()))
+                {
+                    self.context
+                        .note(&format!("{name}: from the store ({}); --force reviews it again", stored.id));
                     let look = document.has_hidden_text() || review.parse.failed > 0;
                     return Ok((review, look));
                 }
@@ -183,7 +191,12 @@ impl Job<'_> {
             Err(e) => {
                 let failure = Failure::from(e);
                 if failure.code != Code::Interrupted {
-                    let new = NewReview { key: &key, model_reference: &info.reference, outcome: Err(&failure.what), scores: &[] };
+                    let new = NewReview {
+                        key: &key,
+                        model_reference: &info.reference,
+                        outcome: Err(&failure.what),
+                        scores: &[],
+                    };
                     self.store.put_review(&new)?;
                 }
                 return Err(failure);
@@ -214,7 +227,12 @@ impl Job<'_> {
         let text: String = first.text.chars().take(120).collect();
         Err(Failure::new(
             Code::Look,
-            format!("{}: {} pieces of hidden text{page} ({}): {text:?}", path.display(), hidden.len(), first.reason),
+            format!(
+                "{}: {} pieces of hidden text{page} ({}): {text:?}",
+                path.display(),
+                hidden.len(),
+                first.reason
+            ),
         )
         .advise("cycle read FILE --findings lists them; --allow-hidden-text reviews what can be seen"))
     }
@@ -239,7 +257,10 @@ impl Job<'_> {
                     self.context.note(&format!("{} of {}: {name}: done", i + 1, paths.len()));
                     match &self.args.out {
                         Some(folder) => {
-                            write(&folder.join(self.file_name(path, &mut names)), self.shown(&review)?.as_bytes())?;
+                            write(
+                                &folder.join(self.file_name(path, &mut names)),
+                                self.shown(&review)?.as_bytes(),
+                            )?;
                         }
                         None if self.format == Format::Json => emit(&self.shown(&review)?, None)?,
                         None => {}
@@ -247,7 +268,10 @@ impl Job<'_> {
                     Ok(review)
                 }
                 // A model, a store or a disk that fails would fail for all papers.
-                Err(f) if matches!(f.code, Code::Model | Code::Resources | Code::Remote) && !is_about_paper(&f, path) => {
+                Err(f)
+                    if matches!(f.code, Code::Model | Code::Resources | Code::Remote)
+                        && !is_about_paper(&f, path) =>
+                {
                     return Err(f);
                 }
                 Err(f) if f.code == Code::Interrupted => break,
@@ -262,7 +286,10 @@ impl Job<'_> {
             rows.push((name, row));
         }
         if let Some(folder) = &self.args.out {
-            write(&folder.join("ranking.csv"), report::ranking(&rows, &self.panel.form.main_score).as_bytes())?;
+            write(
+                &folder.join("ranking.csv"),
+                report::ranking(&rows, &self.panel.form.main_score).as_bytes(),
+            )?;
         }
         if self.format != Format::Json || self.args.out.is_some() {
             emit(&table(&rows, &self.panel.form), None)?;

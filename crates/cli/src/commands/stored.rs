@@ -26,7 +26,9 @@ fn list(schema: &str, rows: &[Value], names: &[&str], format: Format) -> Result<
                 .map(|c| match &row[*c] {
                     Value::Null => "–".to_string(),
                     Value::String(s) => s.chars().take(60).collect(),
-                    Value::Number(n) => n.as_f64().filter(|f| f.fract() != 0.0).map_or(n.to_string(), |f| format!("{f:.2}")),
+                    Value::Number(n) => {
+                        n.as_f64().filter(|f| f.fract() != 0.0).map_or(n.to_string(), |f| format!("{f:.2}"))
+                    }
                     other => other.to_string(),
                 })
                 .collect()
@@ -57,15 +59,21 @@ fn wrong(id: &str, kind: &str) -> Failure {
 pub fn papers(context: &Context, command: &StoredCommand) -> Result<Outcome, Failure> {
     let store = context.store()?;
     match command {
-        StoredCommand::List(args) => {
-            list("cycle.papers/1", &values(&store.papers()?), &["id", "title", "versions", "reviews", "created_at"], args.format)
-        }
+        StoredCommand::List(args) => list(
+            "cycle.papers/1",
+            &values(&store.papers()?),
+            &["id", "title", "versions", "reviews", "created_at"],
+            args.format,
+        ),
         StoredCommand::Show { id, format, out } => {
-            let Item::Paper { paper, versions, document } = store.show(id)? else { return Err(wrong(id, "paper")) };
+            let Item::Paper { paper, versions, document } = store.show(id)? else {
+                return Err(wrong(id, "paper"));
+            };
             let text = if *format == Format::Json {
                 json!({"schema": "cycle.paper_record/1", "paper": paper, "versions": versions, "document": document}).to_string()
             } else {
-                let mut text = format!("{} {}\n", paper.id, paper.title.as_deref().unwrap_or("(no title found)"));
+                let mut text =
+                    format!("{} {}\n", paper.id, paper.title.as_deref().unwrap_or("(no title found)"));
                 for v in versions {
                     text += &format!("  {} {} {}\n", &v.sha256[..12.min(v.sha256.len())], v.source, v.path);
                 }
@@ -101,9 +109,9 @@ pub fn reviews(context: &Context, command: &StoredCommand) -> Result<Outcome, Fa
         ),
         StoredCommand::Show { id, format, out } => {
             let Item::Review(stored) = store.show(id)? else { return Err(wrong(id, "review")) };
-            let json = stored
-                .outcome
-                .map_err(|reason| Failure::new(Code::Look, format!("{}: this review failed: {reason}", stored.id)))?;
+            let json = stored.outcome.map_err(|reason| {
+                Failure::new(Code::Look, format!("{}: this review failed: {reason}", stored.id))
+            })?;
             if *format == Format::Json {
                 emit(&json, out.as_deref())?;
                 return Ok(Outcome::Done);

@@ -25,7 +25,9 @@ impl Watch for Terminal {
         let step = metrics["step"].as_u64().unwrap_or(0);
         if let Some(loss) = number("eval_loss") {
             eprintln!("step {step}: held-out loss {loss:.4}, perplexity {:.2}", loss.exp());
-        } else if let (Some(loss), Some(speed), Some(tokens)) = (number("loss"), number("tokens_per_second"), number("tokens")) {
+        } else if let (Some(loss), Some(speed), Some(tokens)) =
+            (number("loss"), number("tokens_per_second"), number("tokens"))
+        {
             let left = (total as f64 - step as f64) * tokens / speed.max(1e-9);
             eprintln!("step {step} of {total}: loss {loss:.4}, {speed:.0} tokens/s, about {left:.0} s left");
         }
@@ -57,7 +59,10 @@ pub fn run(context: &Context, command: &TrainCommand) -> Result<Outcome, Failure
             Some((_, text)) => text.to_string(),
             None => {
                 let names: Vec<&str> = RECIPES.into_iter().map(|r| r.0).collect();
-                return Err(Failure::new(Code::Usage, format!("no recipe {name:?}; there are {}", names.join(", "))));
+                return Err(Failure::new(
+                    Code::Usage,
+                    format!("no recipe {name:?}; there are {}", names.join(", ")),
+                ));
             }
         },
         (None, None) => return Err(Failure::new(Code::Usage, "give --config FILE or --recipe NAME")),
