@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let code = format!(
-        "/// Weights and card of a model.\nfn embedded(name: &str) -> Option<(&'static [u8], &'static str)> {{\n    \
+        "/// Weights and card of a model.\n#[allow(clippy::match_single_binding)]\nfn embedded(name: &str) -> Option<(&'static [u8], &'static str)> {{\n    \
          match name {{\n{arms}        _ => None,\n    }}\n}}\n"
     );
     fs::write(Path::new(&env::var("OUT_DIR")?).join("weights.rs"), code)?;

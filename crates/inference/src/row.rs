@@ -131,12 +131,17 @@ impl Active {
         vocabulary: &mut dyn FnMut() -> Result<Arc<Vocabulary>, String>,
     ) -> Result<Need, RowError> {
         let fail = |e: String| RowError::Grammar(e);
-        for part in self.parts.by_ref() {
+        while let Some(part) = self.parts.next() {
             self.reserve -= fixed_tokens(&part, model)?.min(self.reserve);
+            let free_follows = matches!(self.parts.as_slice().first(), Some(Part::Free { .. }));
             match part {
                 Part::Literal(text) => {
-                    self.ids
-                        .extend(encode_in_place(&model.tokenizer, &text).map_err(|e| fail(e.to_string()))?);
+                    let ids = if free_follows {
+                        encode_before_text(&model.tokenizer, &text)
+                    } else {
+                        encode_in_place(&model.tokenizer, &text)
+                    };
+                    self.ids.extend(ids.map_err(|e| fail(e.to_string()))?);
                     self.text.push_str(&text);
                 }
                 Part::Choice { name, options, terminator } => {
@@ -406,6 +411,22 @@ pub(crate) fn encode_in_place(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u
     let anchor = tokenizer.encode(ANCHOR)?;
     let behind = tokenizer.encode(&format!("{ANCHOR}{text}"))?;
     Ok(behind.strip_prefix(anchor.as_slice()).map_or(alone, <[u32]>::to_vec))
+}
+
+/// Ids of a literal that free text follows, cut as they would be before a word: some tokenizers join two line breaks at
+/// the end of a text but not before a letter, and a model knows only the latter.
+fn encode_before_text(tokenizer: &models::Tokenizer, text: &str) -> Result<Vec<u32>, models::ModelError> {
+    let plain = encode_in_place(tokenizer, text)?;
+    if !text.ends_with('\n') {
+        return Ok(plain);
+    }
+    let word = encode_in_place(tokenizer, "A")?;
+    let mut longer = encode_in_place(tokenizer, &format!("{text}A"))?;
+    if longer.len() > word.len() && longer.ends_with(&word) {
+        longer.truncate(longer.len() - word.len());
+        return Ok(longer);
+    }
+    Ok(plain)
 }
 
 #[cfg(test)]

@@ -294,7 +294,7 @@ impl Researcher<'_> {
         attempt: usize,
     ) -> Result<Option<Value>, ResearchError> {
         // A server's answer, and a large model's, holds the set-up already.
-        if let Some(setup) = json_after(first, "## Experimental Setup").filter(|v| is_setup(v)) {
+        if let Some(setup) = json_after(first, "## Experimental Setup").filter(is_setup) {
             return Ok(Some(json!({ "setup": setup })));
         }
         let salt = 200 + attempt as u64;

@@ -171,8 +171,8 @@ impl Form {
     /// The layout is that of the published reviewers (`## Reviewer`, `### Heading`, blank line, value), so that their
     /// checkpoints feel at home. `room` scales the length of sections; `seed_text` may hold what stands before.
     pub fn script(&self, room: f64) -> Script {
-        // Literals end where tokens of running text end ("\n\n", "-" before a space), so that a model reads the layout in
-        // the tokens it was trained on.
+        // Literals are whole runs of layout and end where tokens of running text end ("-" before a space), so that a
+        // model reads the form in the tokens it was trained on.
         let mut parts = Vec::new();
         let mut pending = String::from("## Reviewer\n\n");
         for field in self.fields() {
@@ -194,8 +194,9 @@ impl Form {
                     parts.push(Part::Choice {
                         name: s.key.clone(),
                         options: s.values.iter().map(|v| v.written()).collect(),
-                        terminator: "\n\n".into(),
+                        terminator: "\n".into(),
                     });
+                    pending.push('\n');
                 }
             }
         }
