@@ -57,7 +57,8 @@ fn sample() -> String {
 }
 
 fn paper(n: usize) -> String {
-    let body = "We measure how well one reviewer predicts the others and find that agreement is weak. ".repeat(12);
+    let body =
+        "We measure how well one reviewer predicts the others and find that agreement is weak. ".repeat(12);
     format!("# Paper number {n} about agreement\n\n## Abstract\n\n{body}\n\n## Method\n\n{body}\n")
 }
 
@@ -79,7 +80,9 @@ fn with<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn version_help_completions_and_man_pages_are_there() {
     let home = Home::new();
     assert!(text(&home.run(&["--version"])).starts_with("cycle "));
-    for command in ["review", "research", "read", "generate", "logprobs", "embed", "models", "train", "doctor"] {
+    for command in
+        ["review", "research", "read", "generate", "logprobs", "embed", "models", "train", "doctor"]
+    {
         let help = text(&home.run(&["help", command]));
         assert!(help.contains("Example: cycle"), "{command}: {help}");
     }
@@ -142,7 +145,10 @@ fn configuration_shows_its_origin_and_unknown_keys_are_refused() {
     let home = Home::new();
     home.write("cycle.toml", "form = \"neurips\"\n");
     let shown = text(&home.command(&["config", "show"]).env("CYCLE_SEED", "7").output().unwrap());
-    assert!(shown.contains("form = neurips  (cycle.toml)") && shown.contains("seed = 7  (CYCLE_SEED)"), "{shown}");
+    assert!(
+        shown.contains("form = neurips  (cycle.toml)") && shown.contains("seed = 7  (CYCLE_SEED)"),
+        "{shown}"
+    );
     home.write("cycle.toml", "fom = \"neurips\"\n");
     home.fails(&["config", "show"], 4, "form");
 }
@@ -167,19 +173,47 @@ fn a_bibliography_with_broken_entries_keeps_the_good_ones() {
         "@article{good2020, title={A good paper on agreement}, author={Ann Doe}, year={2020}}\n\n@article{broken, title={No end\n\n\
          @article{also2021, title={Another paper on scores}, author={Bo Li}, year={2021}}\n",
     );
-    let output = home.run(&["research", "--topic", "Agreement", "--references", "refs.bib", "--out", "draft", "--simulate"]);
+    let output = home.run(&[
+        "research",
+        "--topic",
+        "Agreement",
+        "--references",
+        "refs.bib",
+        "--out",
+        "draft",
+        "--simulate",
+    ]);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{stderr}");
-    for name in ["paper.pdf", "paper.tex", "references.bib", "paper.html", "paper.json", "experiment.json", "results.json", "manifest.json"] {
+    for name in [
+        "paper.pdf",
+        "paper.tex",
+        "references.bib",
+        "paper.html",
+        "paper.json",
+        "experiment.json",
+        "results.json",
+        "manifest.json",
+    ] {
         assert!(home.path("draft").join(name).exists(), "{name}");
     }
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(home.path("draft/paper.json")).unwrap()).unwrap();
+    let record: serde_json::Value =
+        serde_json::from_slice(&fs::read(home.path("draft/paper.json")).unwrap()).unwrap();
     assert_eq!(record["schema"], "cycle.paper/1");
     assert_eq!(record["simulated"], true);
     assert!(fs::read_to_string(home.path("draft/paper.html")).unwrap().contains("simulated results"));
     // The same words again: every stage is taken from the store.
     let before = fs::read(home.path("draft/paper.pdf")).unwrap();
-    let again = home.run(&["research", "--topic", "Agreement", "--references", "refs.bib", "--out", "again", "--simulate"]);
+    let again = home.run(&[
+        "research",
+        "--topic",
+        "Agreement",
+        "--references",
+        "refs.bib",
+        "--out",
+        "again",
+        "--simulate",
+    ]);
     assert!(String::from_utf8_lossy(&again.stderr).contains("stages are stored"));
     assert!(before == fs::read(home.path("again/paper.pdf")).unwrap());
 }
@@ -242,7 +276,8 @@ fn killing_a_batch_loses_nothing_that_was_finished_and_the_rerun_does_the_rest()
     let mut child = home.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let stored = || {
         let rows = text(&home.run(&["reviews", "list", "--format", "json"]));
-        serde_json::from_str::<serde_json::Value>(&rows).map_or(0, |v| v["rows"].as_array().map_or(0, Vec::len))
+        serde_json::from_str::<serde_json::Value>(&rows)
+            .map_or(0, |v| v["rows"].as_array().map_or(0, Vec::len))
     };
     let started = Instant::now();
     while stored() < 3 && started.elapsed() < Duration::from_secs(120) {
@@ -265,13 +300,17 @@ fn no_socket_is_opened_unasked() {
     let home = Home::new();
     let run = |args: &[&str]| {
         let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "-e", "trace=socket", "-o", "trace"]).arg(env!("CARGO_BIN_EXE_cycle")).args(args);
+        command
+            .args(["-f", "-qq", "-e", "trace=socket", "-o", "trace"])
+            .arg(env!("CARGO_BIN_EXE_cycle"))
+            .args(args);
         command.current_dir(home.0.path()).env("CYCLE_HOME", home.path("home")).env("HOME", home.0.path());
         command.output()
     };
     if Command::new("strace").arg("--version").output().is_err() {
         // Without strace: a namespace that has no network at all.
-        let alone = Command::new("unshare").args(["-rn", env!("CARGO_BIN_EXE_cycle"), "read", &sample()]).output();
+        let alone =
+            Command::new("unshare").args(["-rn", env!("CARGO_BIN_EXE_cycle"), "read", &sample()]).output();
         match alone {
             Ok(output) if output.status.success() => {}
             _ => eprintln!("skipped: neither strace nor unshare -rn can be used here"),
