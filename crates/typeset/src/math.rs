@@ -81,8 +81,8 @@ const SYMBOLS: [(&str, &str); 78] = [
     ("otimes", "times.o"),
     ("ell", "ell"),
     ("top", "top"),
-    ("langle", "angle.l"),
-    ("rangle", "angle.r"),
+    ("langle", "chevron.l"),
+    ("rangle", "chevron.r"),
 ];
 /// Upright operator names.
 const OPERATORS: [&str; 15] =
