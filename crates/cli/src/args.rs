@@ -200,9 +200,9 @@ pub struct ResearchArgs {
     /// What the paper is about
     #[arg(long)]
     pub topic: Option<String>,
-    /// A .bib file, or a folder of them
-    #[arg(long, value_name = "FILE.bib|DIR")]
-    pub references: Option<PathBuf>,
+    /// A .bib file, a folder of them, or ids of papers in the store (p…,p…)
+    #[arg(long, value_name = "FILE.bib|DIR|IDS")]
+    pub references: Option<String>,
     /// The output folder
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -212,6 +212,12 @@ pub struct ResearchArgs {
     /// Papers, one folder each
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub papers: usize,
+    /// Draft each paper K times and keep the draft that the judge thinks most of
+    #[arg(long, default_value_t = 1, value_name = "K")]
+    pub best_of: usize,
+    /// The model that judges drafts for --best-of and ranks --papers
+    #[arg(long, default_value = "builtin:reviewer", value_name = "REF")]
+    pub judge: String,
     /// iclr, neurips or article
     #[arg(long, default_value = "iclr")]
     pub style: String,

@@ -54,6 +54,22 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// Rows as CSV (RFC 4180), quoted where needed.
+pub fn csv(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let field = |text: &str| {
+        if text.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text.to_string()
+        }
+    };
+    let mut out = header.join(",") + "\n";
+    for row in rows {
+        out += &(row.iter().map(|f| field(f)).collect::<Vec<_>>().join(",") + "\n");
+    }
+    out
+}
+
 /// Rows in aligned columns, two spaces apart.
 pub fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |i: usize| {

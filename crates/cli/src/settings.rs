@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Code, Failure};
 
 /// Keys of a configuration file; the variable is `CYCLE_` and the name in capitals.
-const KEYS: [(&str, &str); 10] = [
+const KEYS: [(&str, &str); 11] = [
     ("store", ""),
     ("model", ""),
     ("form", "iclr2025"),
     ("reviewers", "4"),
     ("mode", "standard"),
+    ("jobs", "1"),
     ("device", "auto"),
     ("dtype", "auto"),
     ("threads", ""),

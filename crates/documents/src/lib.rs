@@ -27,6 +27,6 @@ pub use document::{Anchor, Document, Finding, Reference, Section, Severity, Sour
 pub use error::ReadError;
 pub use isolate::{Limits, WORKER_ARGUMENT, read_isolated, worker_main_if_requested};
 pub use quotes::find_quote;
-pub use read::{ReadOptions, read};
+pub use read::{ReadOptions, read, read_bytes};
 pub use reviewer::{KeptSection, ReviewerText, TextBudget, reviewer_text};
 pub use scrub::scrub;

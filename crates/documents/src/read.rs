@@ -104,7 +104,11 @@ pub(crate) fn read_input(input: Input, options: &ReadOptions) -> Result<Document
     Ok(document)
 }
 
-fn read_bytes(bytes: Vec<u8>, path: &Path, options: &ReadOptions) -> Result<Document, ReadError> {
+/// Reads one file that is in memory already; `path` names it in messages and says by its ending what it may be.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bytes(bytes: Vec<u8>, path: &Path, options: &ReadOptions) -> Result<Document, ReadError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(ReadError::Empty { path: path.into(), reason: "the file is empty".into() });
     }

@@ -26,6 +26,7 @@ impl Local {
             sha256: Some(model.sha256.clone()),
             context: Some(model.context()),
             builtin,
+            parameters: Some(model.parameters()),
         };
         // What a GPU has free is not known here.
         let free = free_memory().filter(|_| model.decoder.device().is_cpu());
@@ -202,7 +203,7 @@ fn completion(output: RowOutput, prompt_sha256: String, seconds: f64) -> Complet
         parts: parts.collect(),
         finish: finish(output.finish),
         usage: Usage {
-            prompt_tokens: output.prompt_tokens,
+            prompt_tokens: output.prompt_tokens - output.reused,
             prompt_tokens_reused: output.reused,
             generated_tokens: output.generated,
             seconds,

@@ -123,9 +123,9 @@ pub struct PartOutcome {
 /// Tokens and seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt that were computed.
     pub prompt_tokens: usize,
-    /// Of these, how many were not computed because another row or an earlier call had them.
+    /// Tokens of the prompt that were not, because another row or an earlier call had them.
     pub prompt_tokens_reused: usize,
     /// New tokens.
     pub generated_tokens: usize,
@@ -178,6 +178,20 @@ pub struct ModelInfo {
     pub context: Option<usize>,
     /// True for the small models that ship in the binary, which say so to the user.
     pub builtin: bool,
+    /// Weights; absent for a server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<u64>,
+}
+
+/// Weights from which on a model is trusted to keep a layout by itself and to fill longer texts.
+const LARGE: u64 = 1_000_000_000;
+
+impl ModelInfo {
+    /// False for models so small that they ramble: these get short sections and a script for everything. Servers
+    /// count as large.
+    pub fn is_large(&self) -> bool {
+        self.parameters.is_none_or(|n| n >= LARGE)
+    }
 }
 
 /// Told about work as it happens; may ask for a stop.

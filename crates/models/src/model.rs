@@ -166,6 +166,11 @@ impl Model {
         self.decoder.config().max_position_embeddings
     }
 
+    /// Weights of the decoder.
+    pub fn parameters(&self) -> u64 {
+        crate::inventory::parameters(self.decoder.config())
+    }
+
     /// Ids of plain text, with the one beginning-of-sequence token that the model wants, if it wants one.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! From a draft to the output folder: paper, source, page, JSON and a manifest of hashes.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use typeset::{Block, Inline, Origin, Paper, PaperSection, Style, TableBlock};
@@ -51,20 +53,21 @@ pub fn folder(
         .split("\n\n")
         .map(|p| latex::inlines(p.trim(), &mut keys))
         .filter(|p| !p.is_empty())
+        .map(|p| mark_numbers(p, &BTreeSet::new(), Origin::Text, &mut 0))
         .collect();
     let mut sections = latex::sections(&draft.first, &mut keys);
     let origin = if draft.simulated { Origin::Simulated } else { Origin::Results };
     sections.push(setup_section(&draft.setup, &mut keys));
+    // Written before there were results: whatever stands there is the text's own word.
+    for section in &mut sections {
+        mark_section(section, &BTreeSet::new(), Origin::Text, &mut 0);
+    }
     let mut unbacked = 0;
     if let (Some(second), Some(results)) = (&draft.second, &draft.results) {
         let mut later = latex::sections(second, &mut keys);
         let numbers = numbers_of(results);
         for section in &mut later {
-            for block in &mut section.blocks {
-                if let Block::Paragraph(inlines) = block {
-                    *inlines = mark_numbers(std::mem::take(inlines), &numbers, origin, &mut unbacked);
-                }
-            }
+            mark_section(section, &numbers, origin, &mut unbacked);
         }
         let tables = tables(results, origin);
         match later.iter_mut().find(|s| s.heading.to_lowercase().contains("result")) {
@@ -195,15 +198,37 @@ fn numbers_in(text: &str) -> Vec<(usize, usize)> {
     found
 }
 
-fn numbers_of(results: &Value) -> std::collections::BTreeSet<String> {
+fn numbers_of(results: &Value) -> BTreeSet<String> {
     let text = results.to_string();
     numbers_in(&text).into_iter().map(|(a, b)| text[a..b].to_string()).collect()
 }
 
-/// Numbers that stand in the results get their origin; the others are counted.
+/// Gives every number of a section its origin.
+fn mark_section(
+    section: &mut PaperSection,
+    numbers: &BTreeSet<String>,
+    origin: Origin,
+    unbacked: &mut usize,
+) {
+    for block in &mut section.blocks {
+        match block {
+            Block::Paragraph(inlines) => {
+                *inlines = mark_numbers(std::mem::take(inlines), numbers, origin, unbacked);
+            }
+            Block::List { items, .. } => {
+                for item in items {
+                    *item = mark_numbers(std::mem::take(item), numbers, origin, unbacked);
+                }
+            }
+            Block::Equation(_) | Block::Table(_) | Block::Code(_) => {}
+        }
+    }
+}
+
+/// Numbers that stand in the results get their origin; the others are the text's own and are counted.
 fn mark_numbers(
     inlines: Vec<Inline>,
-    numbers: &std::collections::BTreeSet<String>,
+    numbers: &BTreeSet<String>,
     origin: Origin,
     unbacked: &mut usize,
 ) -> Vec<Inline> {
@@ -216,15 +241,14 @@ fn mark_numbers(
         let mut from = 0;
         for (start, end) in numbers_in(&text) {
             let number = &text[start..end];
-            if numbers.contains(number) {
-                if start > from {
-                    out.push(Inline::Text(text[from..start].into()));
-                }
-                out.push(Inline::Number { text: number.into(), origin });
-                from = end;
-            } else {
-                *unbacked += 1;
+            if start > from {
+                out.push(Inline::Text(text[from..start].into()));
             }
+            let backed = numbers.contains(number);
+            *unbacked += usize::from(!backed);
+            let origin = if backed { origin } else { Origin::Text };
+            out.push(Inline::Number { text: number.into(), origin });
+            from = end;
         }
         if from < text.len() {
             out.push(Inline::Text(text[from..].into()));

@@ -6,6 +6,7 @@ use minijinja::{Environment, Value};
 const SYSTEM: &str = include_str!("../../../prompts/research/system.md");
 const FIRST: &str = include_str!("../../../prompts/research/first.md");
 const SECOND: &str = include_str!("../../../prompts/research/second.md");
+const SETUP: &str = include_str!("../../../prompts/research/setup.md");
 const SIMULATE: &str = include_str!("../../../prompts/research/simulate.md");
 
 fn render(template: &str, values: Value) -> Result<String, String> {
@@ -34,6 +35,14 @@ pub fn first(topic: Option<&str>, references: &str) -> Result<String, String> {
 /// If the template fails.
 pub fn second(results: &str) -> Result<String, String> {
     render(SECOND, minijinja::context! { results })
+}
+
+/// Asks for the set-up where the first half holds none: of the paper `shown`, or of the one just written.
+///
+/// # Errors
+/// If the template fails.
+pub fn setup(shown: Option<&str>) -> Result<String, String> {
+    render(SETUP, minijinja::context! { shown })
 }
 
 /// Asks for invented results.

@@ -215,6 +215,17 @@ impl Researcher<'_> {
         Ok(answer.unwrap_or(Err(lm::LmError::Interrupted))?)
     }
 
+    /// Whether a half is filled into a script: a small model keeps the layout of a paper in no other way. A large one
+    /// writes freely, at its own length, and gets the script where that gave nothing usable.
+    fn by_script(&self, attempt: usize) -> bool {
+        self.model.capabilities().scripts && (attempt > 0 || !self.model.info().is_large())
+    }
+
+    /// Tokens of a freely written half: what is wanted, and for a model whose context is known what there is.
+    fn free_tokens(&self, room: usize, wanted: usize) -> usize {
+        if self.model.info().context.is_some() { wanted.min(room.max(16)) } else { wanted }
+    }
+
     /// Keys for the choices of a citation, nearest to the topic first.
     fn keys(&self, brief: &Brief, most: usize) -> Vec<String> {
         let order = brief.literature.nearest(brief.topic.as_deref().unwrap_or_default());
@@ -229,11 +240,11 @@ impl Researcher<'_> {
         attempt: usize,
     ) -> Result<Option<Value>, ResearchError> {
         let salt = 100 + attempt as u64;
-        let answer = if self.model.capabilities().scripts {
+        let answer = if self.by_script(attempt) {
             let script = self.first_script(brief, writing);
             self.ask(brief, messages, Output::Script(script), 0, salt)?
         } else {
-            self.ask(brief, messages, Output::Free, 12_000, salt)?
+            self.ask(brief, messages, Output::Free, self.free_tokens(writing, 12_000), salt)?
         };
         let text = answer.text;
         let usable = crate::latex::title(&text).is_some() && text.contains("\\section");
@@ -301,9 +312,7 @@ impl Researcher<'_> {
         if !self.model.capabilities().scripts {
             let mut messages = messages.to_vec();
             messages.push(Message::assistant(first));
-            messages.push(Message::user(
-                "Now give the experimental set-up: a JSON list of {\"name\", \"description\"}.",
-            ));
+            messages.push(Message::user(prompts::setup(None).map_err(ResearchError::Prompt)?));
             let text = self.ask(brief, &messages, Output::Free, 2000, salt)?.text;
             return Ok(json_after(&text, "").filter(is_setup).map(|setup| json!({ "setup": setup })));
         }
@@ -319,8 +328,7 @@ impl Researcher<'_> {
         parts.push(literal("]\n\n```"));
         let shown = self.shortened(first);
         let mut messages = messages[..1].to_vec();
-        messages
-            .push(Message::user(format!("{shown}\n\nGive the experimental set-up of this paper as JSON.")));
+        messages.push(Message::user(prompts::setup(Some(&shown)).map_err(ResearchError::Prompt)?));
         let answer = self.ask(brief, &messages, Output::Script(Script { parts }), 0, salt)?;
         let setup: Vec<Value> = (0..2)
             .filter_map(|i| {
@@ -409,8 +417,8 @@ impl Researcher<'_> {
             dialogue =
                 vec![messages[0].clone(), Message::user(format!("{}\n\n{user}", self.shortened(first)))];
         }
-        let answer = if self.model.capabilities().scripts {
-            let room = context.saturating_sub(self.model.count_prompt(&dialogue).unwrap_or(0) + 120);
+        let room = context.saturating_sub(self.model.count_prompt(&dialogue).unwrap_or(0) + 120);
+        let answer = if self.by_script(attempt) {
             let share = |part: f64, most: usize| ((room as f64 * part) as usize).clamp(24, most);
             let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\\begin{table"];
             let parts = vec![
@@ -424,7 +432,7 @@ impl Researcher<'_> {
             ];
             self.ask(brief, &dialogue, Output::Script(Script { parts }), 0, salt)?
         } else {
-            self.ask(brief, &dialogue, Output::Free, 8000, salt)?
+            self.ask(brief, &dialogue, Output::Free, self.free_tokens(room, 8000), salt)?
         };
         let usable = answer.text.contains("\\section");
         Ok(usable.then(

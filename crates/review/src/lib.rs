@@ -9,11 +9,14 @@ pub mod aggregate;
 mod anchor;
 mod error;
 mod form;
+mod meta;
 mod panel;
+mod points;
 pub mod prompts;
 pub mod report;
 mod review;
 mod salvage;
+mod self_check;
 
 pub use error::ReviewError;
 pub use form::{DecisionRule, Field, Form, Layout, ScoreField, ScoreValue, SectionField};

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use documents::{Document, TextBudget, reviewer_text};
-use lm::{
-    Completion, LanguageModel, LmError, Output, Part, PartOutcome, Progress, Request, Sampling, Script, Usage,
-};
+use lm::{Completion, LanguageModel, Output, PartOutcome, Progress, Request, Sampling, Usage};
 
 use crate::aggregate::{aggregate, decide, overlap};
 use crate::anchor::anchor;
 use crate::error::ReviewError;
 use crate::form::{Field, Form};
+use crate::points::points;
 use crate::prompts;
 use crate::review::{
     Mode, ModelUsed, NOTICE, PaperInfo, ParseCounts, Parsed, Review, Reviewer, ScoreRead, Weakness,
@@ -20,7 +19,7 @@ use crate::salvage::{Found, Salvaged, salvage};
 /// Texts thrown away and drawn again, at most, for one reviewer.
 const RESAMPLES: usize = 2;
 /// What a server's model is assumed to read.
-const SERVER_CONTEXT: usize = 32_000;
+pub(crate) const SERVER_CONTEXT: usize = 32_000;
 
 /// Who reviews, on which form, how.
 #[derive(Debug, Clone)]
@@ -49,8 +48,9 @@ pub fn default_sampling() -> Sampling {
 }
 
 /// What the reviewers read.
-struct Reading {
-    text: String,
+pub(crate) struct Reading {
+    /// The paper, scrubbed, as far as it fits.
+    pub(crate) text: String,
     tokens: Option<usize>,
     wanted: Option<usize>,
     cut: Vec<String>,
@@ -117,13 +117,17 @@ impl Panel {
 
     /// Fits the paper into the context beside the prompt and what will be written.
     fn read(&self, document: &Document, model: &dyn LanguageModel) -> Result<Reading, ReviewError> {
-        let empty = prompts::reviewer("", &self.form, "constructive")?;
+        let empty = prompts::reviewer("", &self.form, "constructive", self.quotes())?;
         let context = model.info().context.unwrap_or(SERVER_CONTEXT);
         let overhead = model.count_prompt(&empty).unwrap_or(600) + 16;
         let wanted: usize = self.form.sections.iter().map(|s| s.max_tokens).sum();
         let fixed = 24 * (self.form.sections.len() + self.form.scores.len());
-        // At most two fifths of the context go to what is written.
-        let scale = if self.mode == Mode::Fast { 0.5 } else { 1.0 };
+        // At most two fifths of the context go to what is written. The form's lengths are those of a small model.
+        let scale = match self.mode {
+            Mode::Fast => 0.5,
+            _ if model.info().is_large() => 2.5,
+            _ => 1.0,
+        };
         let room =
             (scale * wanted as f64).min(0.4 * context as f64 - fixed as f64).max(128.0) / wanted as f64;
         let writing = (wanted as f64 * room) as usize + fixed;
@@ -145,7 +149,12 @@ impl Panel {
         })
     }
 
-    fn request(&self, messages: Vec<lm::Message>, output: Output, seed: u64, max_tokens: usize) -> Request {
+    /// Whether weaknesses must quote the paper.
+    fn quotes(&self) -> bool {
+        self.mode == Mode::Best
+    }
+
+    pub(crate) fn request(&self, messages: Vec<lm::Message>, output: Output, seed: u64, max_tokens: usize) -> Request {
         let sampling = self.sampling.clone();
         Request { messages, prefill: String::new(), output, sampling, seed, max_tokens, stop: Vec::new() }
     }
@@ -162,7 +171,7 @@ impl Panel {
         let script = self.form.script(reading.room);
         let ask = |index: usize, attempt: usize| -> Result<Request, ReviewError> {
             let stance = prompts::stance(index, self.reviewers);
-            let messages = prompts::reviewer(&reading.text, &self.form, stance)?;
+            let messages = prompts::reviewer(&reading.text, &self.form, stance, self.quotes())?;
             let seed = derive(self.seed, index, attempt);
             Ok(self.request(messages, Output::Script(script.clone()), seed, 0))
         };
@@ -190,7 +199,10 @@ impl Panel {
                 break;
             }
         }
-        let reviewers: Vec<Reviewer> = reviewers.into_iter().flatten().collect();
+        let mut reviewers: Vec<Reviewer> = reviewers.into_iter().flatten().collect();
+        if self.mode == Mode::Best {
+            self.self_check(reading, &mut reviewers, model, progress, usage)?;
+        }
         let meta_review = if self.mode == Mode::Fast {
             None
         } else {
@@ -248,7 +260,7 @@ impl Panel {
         let confidence = found.scores.remove("confidence");
         let weaknesses = points(found.sections.remove("weaknesses"))
             .into_iter()
-            .map(|text| Weakness { anchor: anchor(document, &text), text })
+            .map(|text| Weakness { anchor: anchor(document, &text), text, support: None })
             .collect();
         Reviewer {
             index: index + 1,
@@ -267,52 +279,6 @@ impl Panel {
         }
     }
 
-    /// The meta-review over what the reviewers said; the paper comes first, so that its cache is used again.
-    fn meta(
-        &self,
-        reading: &Reading,
-        reviewers: &[Reviewer],
-        model: &dyn LanguageModel,
-        progress: &dyn Progress,
-        usage: &mut Usage,
-    ) -> Result<Option<String>, ReviewError> {
-        let length = 220;
-        let script = Script {
-            parts: vec![
-                Part::Literal("## Meta Review\n\n".into()),
-                Part::Free {
-                    name: "meta".into(),
-                    stop: vec!["\n#".into(), "**********".into(), "\n\n\n".into()],
-                    max_tokens: length,
-                    min_tokens: 12,
-                    grammar: None,
-                },
-            ],
-        };
-        // Reviews are shortened until they fit: first their tails go, at last only scores and summaries stay.
-        for words in [160, 80, 40, 15] {
-            let told = told(reviewers, &self.form, words);
-            let messages = prompts::meta(&reading.text, &self.form, &told)?;
-            let context = model.info().context.unwrap_or(SERVER_CONTEXT);
-            if model.count_prompt(&messages).unwrap_or(0) + length + 32 > context {
-                continue;
-            }
-            let output =
-                if model.capabilities().scripts { Output::Script(script.clone()) } else { Output::Free };
-            let request = self.request(messages, output, derive(self.seed, 1 << 20, 0), length * 2);
-            let answer = match model.complete(&[request], progress)?.pop() {
-                Some(Ok(answer)) => answer,
-                Some(Err(LmError::TooLong { .. })) | None => continue,
-                Some(Err(e)) => return Err(e.into()),
-            };
-            *usage += answer.usage;
-            let text = answer.parts.get("meta").map_or(answer.text.as_str(), |p| p.text.as_str());
-            let text = text.trim().trim_start_matches("## Meta Review").trim();
-            return Ok((!text.is_empty()).then(|| text.to_string()));
-        }
-        Ok(None)
-    }
-
     /// One answer with the whole panel, read by the salvage parser; unreadable answers are drawn again and counted.
     fn by_text(
         &self,
@@ -322,7 +288,7 @@ impl Panel {
         progress: &dyn Progress,
         usage: &mut Usage,
     ) -> Result<Outcome, ReviewError> {
-        let messages = prompts::panel(&reading.text, &self.form, self.reviewers)?;
+        let messages = prompts::panel(&reading.text, &self.form, self.reviewers, self.quotes())?;
         let mut best: Option<(Salvaged, String)> = None;
         let mut resampled = 0;
         for attempt in 0..=RESAMPLES {
@@ -372,7 +338,7 @@ struct Outcome {
 }
 
 /// A seed for a reviewer's attempt.
-fn derive(seed: u64, index: usize, attempt: usize) -> u64 {
+pub(crate) fn derive(seed: u64, index: usize, attempt: usize) -> u64 {
     (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(index as u64 * 1_000_003 + attempt as u64)
 }
 
@@ -383,61 +349,4 @@ fn score_of(part: &PartOutcome, field: &crate::form::ScoreField) -> Option<Score
         choice.distribution.iter().filter_map(|(o, p)| Some((field.value_of(o)?.to_string(), *p))).collect();
     let expected = choice.distribution.iter().filter_map(|(o, p)| Some(field.value_of(o)? as f64 * p)).sum();
     Some(ScoreRead { value, expected: Some(expected), distribution: Some(distribution), off_scale: false })
-}
-
-/// The points of a list, or the paragraphs of a text.
-fn points(text: &str) -> Vec<String> {
-    let mut points: Vec<String> = Vec::new();
-    let mut open = false;
-    for line in text.lines() {
-        let trimmed = line.trim();
-        if trimmed.is_empty() {
-            open = false;
-            continue;
-        }
-        let bare = trimmed.trim_start_matches(['-', '*', '•', '–']).trim_start();
-        let numbered = bare.trim_start_matches(|c: char| c.is_ascii_digit());
-        let is_numbered = numbered.len() < bare.len() && numbered.starts_with(['.', ')']);
-        let item = bare.len() < trimmed.len() && !trimmed.starts_with("**") || is_numbered;
-        let content = if is_numbered {
-            numbered[1..].trim_start()
-        } else if item {
-            bare
-        } else {
-            trimmed
-        };
-        match points.last_mut() {
-            Some(last) if open && !item => {
-                last.push(' ');
-                last.push_str(content);
-            }
-            _ => points.push(content.to_string()),
-        }
-        open = true;
-    }
-    points.retain(|p| p.chars().any(char::is_alphanumeric));
-    points
-}
-
-/// The reviews as the meta-reviewer reads them, each section cut to so many words.
-fn told(reviewers: &[Reviewer], form: &Form, words: usize) -> String {
-    let cut = |text: &str| text.split_whitespace().take(words).collect::<Vec<_>>().join(" ");
-    let mut out = String::new();
-    for r in reviewers {
-        out += &format!("Reviewer {}", r.index);
-        if let Some(score) = r.scores.get(&form.main_score) {
-            out += &format!(", {} {}", form.main_score, score.value);
-        }
-        out += ".\n";
-        if let Some(summary) = &r.summary {
-            out += &format!("{}\n", cut(summary));
-        }
-        let weaknesses: Vec<&str> = r.weaknesses.iter().map(|w| w.text.as_str()).collect();
-        out += &format!(
-            "Strengths: {}\nWeaknesses: {}\n\n",
-            cut(&r.strengths.join(" ")),
-            cut(&weaknesses.join(" "))
-        );
-    }
-    out.trim_end().to_string()
 }

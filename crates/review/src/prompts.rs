@@ -10,6 +10,7 @@ use crate::form::Form;
 const SYSTEM: &str = include_str!("../../../prompts/review/system.md");
 const REVIEWER: &str = include_str!("../../../prompts/review/reviewer.md");
 const META: &str = include_str!("../../../prompts/review/meta.md");
+const CHECK: &str = include_str!("../../../prompts/review/check.md");
 const PANEL: &str = include_str!("../../../prompts/review/panel.md");
 
 /// How a reviewer of the panel leans.
@@ -34,13 +35,14 @@ fn render(template: &str, values: minijinja::Value) -> Result<String, ReviewErro
         .map_err(|e| ReviewError::Prompt(e.to_string()))
 }
 
-/// The dialogue for one reviewer. Everything up to the stance, at the very end, is the same for the whole panel.
+/// The dialogue for one reviewer. Everything up to the stance, at the very end, is the same for the whole panel. With
+/// `quote` every weakness must quote the paper.
 ///
 /// # Errors
 /// If the template fails.
-pub fn reviewer(paper: &str, form: &Form, stance: &str) -> Result<Vec<Message>, ReviewError> {
+pub fn reviewer(paper: &str, form: &Form, stance: &str, quote: bool) -> Result<Vec<Message>, ReviewError> {
     let form = minijinja::Value::from(minijinja::value::Serde(form));
-    let user = render(REVIEWER, context! { paper, form, stance })?;
+    let user = render(REVIEWER, context! { paper, form, stance, quote })?;
     Ok(vec![Message::system(SYSTEM.trim_end()), Message::user(user)])
 }
 
@@ -54,11 +56,20 @@ pub fn meta(paper: &str, form: &Form, reviews: &str) -> Result<Vec<Message>, Rev
     Ok(vec![Message::system(SYSTEM.trim_end()), Message::user(user)])
 }
 
+/// The dialogue that asks whether the paper bears a reviewer's remark out.
+///
+/// # Errors
+/// If the template fails.
+pub fn check(paper: &str, remark: &str) -> Result<Vec<Message>, ReviewError> {
+    let user = render(CHECK, context! { paper, remark })?;
+    Ok(vec![Message::system(SYSTEM.trim_end()), Message::user(user)])
+}
+
 /// The dialogue for a whole panel in one answer, for servers and the published checkpoints.
 ///
 /// # Errors
 /// If the template fails.
-pub fn panel(paper: &str, form: &Form, reviewers: usize) -> Result<Vec<Message>, ReviewError> {
+pub fn panel(paper: &str, form: &Form, reviewers: usize, quote: bool) -> Result<Vec<Message>, ReviewError> {
     let headings: Vec<String> = form
         .fields()
         .map(|f| match f {
@@ -67,6 +78,6 @@ pub fn panel(paper: &str, form: &Form, reviewers: usize) -> Result<Vec<Message>,
         })
         .collect();
     let form = minijinja::Value::from(minijinja::value::Serde(form));
-    let system = render(PANEL, context! { form, headings, reviewers })?;
+    let system = render(PANEL, context! { form, headings, reviewers, quote })?;
     Ok(vec![Message::system(system), Message::user(paper)])
 }

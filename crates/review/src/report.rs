@@ -4,7 +4,7 @@ use askama::Template;
 use documents::Severity;
 
 use crate::form::{Form, ScoreField};
-use crate::review::{Anchor, AnchorKind, Review, Reviewer, ScoreRead};
+use crate::review::{AnchorKind, Review, Reviewer, ScoreRead, Weakness};
 
 /// Half up to one decimal, without a trailing ".0".
 fn short(x: f64) -> String {
@@ -12,17 +12,17 @@ fn short(x: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
-fn place(anchor: &Anchor) -> String {
-    let mut out = match (&anchor.section, anchor.page) {
-        (Some(s), Some(p)) => format!("section {s}, page {p}"),
-        (Some(s), None) => format!("section {s}"),
-        (None, Some(p)) => format!("page {p}"),
-        (None, None) => return String::new(),
-    };
+/// Where a weakness stands and, where it was asked, how far the paper bears it out.
+fn place(weakness: &Weakness) -> String {
+    let anchor = &weakness.anchor;
+    let mut parts = Vec::new();
+    parts.extend(anchor.section.as_ref().map(|s| format!("section {s}")));
+    parts.extend(anchor.page.map(|p| format!("page {p}")));
     if anchor.kind == AnchorKind::Quoted {
-        out += ", quoted";
+        parts.push("quoted".into());
     }
-    out
+    parts.extend(weakness.support.map(|p| format!("borne out {p:.2}")));
+    parts.join(", ")
 }
 
 fn title(review: &Review) -> &str {
@@ -80,7 +80,7 @@ pub fn text(review: &Review, form: &Form, width: usize) -> String {
         let weaknesses: Vec<String> = r
             .weaknesses
             .iter()
-            .map(|w| match place(&w.anchor) {
+            .map(|w| match place(w) {
                 p if p.is_empty() => w.text.clone(),
                 p => format!("{} [{p}]", w.text),
             })
@@ -118,13 +118,13 @@ fn provenance(review: &Review) -> String {
         .as_deref()
         .map_or(String::new(), |h| format!(" ({})", &h[..h.len().min(12)]));
     format!(
-        "{}{hash}, seed {}, temperature {}, {} new tokens, {} of {} prompt tokens reused, {:.1} s",
+        "{}{hash}, seed {}, temperature {}, {} new tokens, {} prompt tokens read and {} reused, {:.1} s",
         review.model.info.reference,
         review.seed,
         review.sampling.temperature,
         review.usage.generated_tokens,
-        review.usage.prompt_tokens_reused,
         review.usage.prompt_tokens,
+        review.usage.prompt_tokens_reused,
         review.usage.seconds
     )
 }
@@ -243,7 +243,7 @@ pub fn markdown(review: &Review, form: &Form) -> String {
         let weaknesses: Vec<String> = r
             .weaknesses
             .iter()
-            .map(|w| match place(&w.anchor) {
+            .map(|w| match place(w) {
                 p if p.is_empty() => w.text.clone(),
                 p => format!("{} *({p})*", w.text),
             })
@@ -387,7 +387,7 @@ pub fn html(review: &Review, form: &Form) -> Result<String, askama::Error> {
         .map(|r| ReviewerView {
             reviewer: r,
             heading: heading(r, form),
-            weaknesses: r.weaknesses.iter().map(|w| (w.text.as_str(), place(&w.anchor))).collect(),
+            weaknesses: r.weaknesses.iter().map(|w| (w.text.as_str(), place(w))).collect(),
         })
         .collect();
     let mut findings: Vec<_> = review.findings.iter().collect();

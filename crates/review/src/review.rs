@@ -89,7 +89,8 @@ pub enum Mode {
     /// The panel and its meta-review.
     #[default]
     Standard,
-    /// The panel, quotations demanded and checked against the paper, and the meta-review.
+    /// The panel, with quotations demanded and looked up in the paper; each weakness put to the model again with the
+    /// paper; the meta-review.
     Best,
 }
 
@@ -181,6 +182,9 @@ pub struct Weakness {
     pub text: String,
     /// Its place.
     pub anchor: Anchor,
+    /// In `best` mode: the probability that the model, asked again with the paper, calls the point borne out by it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub support: Option<f64>,
 }
 
 /// How sure the place is.

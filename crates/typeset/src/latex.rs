@@ -2,6 +2,7 @@
 
 use crate::paper::{Block, Inline, Origin, Paper};
 use crate::pdf::SIMULATED_MARK;
+use crate::tex_text::{escape, settable};
 
 /// A paper as source.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,7 +17,7 @@ pub struct LatexBundle {
 pub fn latex(paper: &Paper) -> LatexBundle {
     let mut tex = String::from(
         "\\documentclass[10pt]{article}\n\\usepackage[T1]{fontenc}\n\\usepackage[utf8]{inputenc}\n\
-         \\usepackage[margin=1.3in]{geometry}\n\\usepackage{amsmath,amssymb,booktabs,xcolor,graphicx}\n\
+         \\usepackage[margin=1.3in]{geometry}\n\\usepackage{amsmath,amssymb,textcomp,booktabs,xcolor,graphicx}\n\
          \\usepackage[authoryear,round]{natbib}\n\\usepackage{hyperref}\n",
     );
     if paper.has_simulated() {
@@ -51,38 +52,8 @@ pub fn latex(paper: &Paper) -> LatexBundle {
         tex += "\n\\bibliographystyle{plainnat}\n\\bibliography{references}\n";
     }
     tex += "\\end{document}\n";
-    let bib = paper.references.iter().map(|r| r.bibtex.trim().to_string() + "\n\n").collect();
+    let bib = paper.references.iter().map(|r| settable(r.bibtex.trim()) + "\n\n").collect();
     LatexBundle { tex, bib }
-}
-
-/// Text as LaTeX shows it literally; what its fonts lack becomes a question mark in brackets.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\\' => out.push_str("\\textbackslash{}"),
-            '{' | '}' | '$' | '&' | '#' | '%' | '_' => {
-                out.push('\\');
-                out.push(c);
-            }
-            '~' => out.push_str("\\textasciitilde{}"),
-            '^' => out.push_str("\\textasciicircum{}"),
-            '<' => out.push_str("\\textless{}"),
-            '>' => out.push_str("\\textgreater{}"),
-            '“' => out.push_str("``"),
-            '”' => out.push_str("''"),
-            '‘' => out.push('`'),
-            '’' => out.push('\''),
-            '–' => out.push_str("--"),
-            '—' => out.push_str("---"),
-            '…' => out.push_str("\\ldots{}"),
-            '\n' | '\t' => out.push(' '),
-            c if c.is_ascii_control() => {}
-            c if (c as u32) < 0x180 => out.push(c),
-            _ => out.push_str("[?]"),
-        }
-    }
-    out
 }
 
 /// A formula that cannot break the document: balanced, and without commands that read, write or define.

@@ -11,6 +11,7 @@ mod latex;
 mod math;
 mod paper;
 mod pdf;
+mod tex_text;
 
 pub use error::TypesetError;
 pub use html::html;

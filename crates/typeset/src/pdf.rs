@@ -90,7 +90,7 @@ fn data(paper: &Paper, formulas: bool) -> String {
         })
         .collect();
     let running: String = paper.title.chars().take(90).collect();
-    json!({"title": paper.title, "byline": paper.byline, "running": running, "mark": SIMULATED_MARK,
+    json!({"title": paper.title, "style": paper.style, "byline": paper.byline, "running": running, "mark": SIMULATED_MARK,
         "abstract": paper.abstract_text.iter().map(|p| run(p)).collect::<Vec<_>>(), "sections": sections,
         "references": paper.references.iter().map(entry).collect::<Vec<_>>(), "declaration": paper.declaration})
     .to_string()

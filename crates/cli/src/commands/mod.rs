@@ -2,6 +2,7 @@
 
 pub mod doctor;
 pub mod generate;
+pub mod judge;
 pub mod models;
 pub mod read;
 pub mod research;

@@ -1,9 +1,10 @@
 //! `cycle review`: papers in, reviews out, each stored as soon as it is done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
-use documents::{Document, Severity, read_isolated};
+use documents::{Document, ReadError, Severity, read_isolated};
 use lm::LanguageModel;
 use review::{Form, Mode, Panel, Review, default_sampling, report};
 use store::{NewReview, ReviewKey, ScoreRow, Store};
@@ -24,6 +25,7 @@ pub fn run(context: &mut Context, args: &ReviewArgs) -> Result<Outcome, Failure>
     context.settings.set("form", args.form.as_ref());
     context.settings.set("reviewers", args.reviewers);
     context.settings.set("mode", args.mode.as_ref());
+    context.settings.set("jobs", args.jobs);
     let form = form(context.settings.get("form").unwrap_or("iclr2025"))?;
     let mode: Mode = context
         .settings
@@ -52,7 +54,7 @@ pub fn run(context: &mut Context, args: &ReviewArgs) -> Result<Outcome, Failure>
         let Some(path) = paths.first() else {
             return Err(Failure::new(Code::Input, "no paper to review was found"));
         };
-        let (review, look) = job.one(path)?;
+        let (review, look) = job.one(path, read_isolated(path, &documents::Limits::default()))?;
         emit(&job.shown(&review)?, args.out.as_deref())?;
         return Ok(if look { Outcome::Look } else { Outcome::Done });
     }
@@ -124,6 +126,33 @@ fn expand(words: &[String]) -> Result<Vec<PathBuf>, Failure> {
     Ok(paths)
 }
 
+/// Papers read ahead, in their order, each in a worker process of its own, while another is reviewed.
+struct ReadAhead<'a> {
+    waiting: std::slice::Iter<'a, PathBuf>,
+    reading: VecDeque<JoinHandle<Result<Document, ReadError>>>,
+    jobs: usize,
+}
+
+impl<'a> ReadAhead<'a> {
+    fn new(paths: &'a [PathBuf], jobs: usize) -> Self {
+        Self { waiting: paths.iter(), reading: VecDeque::new(), jobs }
+    }
+
+    /// The next paper; `jobs` more are being read when this returns.
+    fn next(&mut self) -> Option<Result<Document, ReadError>> {
+        while self.reading.len() <= self.jobs {
+            let Some(path) = self.waiting.next().cloned() else { break };
+            self.reading.push_back(std::thread::spawn(move || {
+                read_isolated(&path, &documents::Limits::default())
+            }));
+        }
+        let read = self.reading.pop_front()?.join();
+        Some(read.unwrap_or_else(|_| {
+            Err(ReadError::Damaged { path: PathBuf::new(), reason: "the reader ended by a defect of ours".into() })
+        }))
+    }
+}
+
 struct Job<'a> {
     context: &'a Context,
     args: &'a ReviewArgs,
@@ -145,9 +174,13 @@ impl Job<'_> {
         }
     }
 
-    /// Reads, looks into the store, reviews, stores. The flag asks for a human's eye.
-    fn one(&mut self, path: &Path) -> Result<(Review, bool), Failure> {
-        let document = read_isolated(path, &documents::Limits::default())?;
+    /// Looks into the store, reviews, stores. The flag asks for a human's eye.
+    fn one(
+        &mut self,
+        path: &Path,
+        read: Result<Document, ReadError>,
+    ) -> Result<(Review, bool), Failure> {
+        let document = read?;
         let name = path.display().to_string();
         let json = serde_json::to_string(&document).map_err(|e| Failure::new(Code::Input, e))?;
         let source = serde_json::to_value(document.source).ok().and_then(|v| v.as_str().map(String::from));
@@ -246,12 +279,18 @@ impl Job<'_> {
         let mut rows: Vec<(String, Result<Review, String>)> = Vec::new();
         let mut names = BTreeSet::new();
         let mut look = false;
+        let jobs = self.context.settings.number::<usize>("jobs")?.unwrap_or(1);
+        if !(1..=64).contains(&jobs) {
+            return Err(Failure::new(Code::Usage, "--jobs is 1 to 64"));
+        }
+        let mut ahead = ReadAhead::new(paths, jobs);
         for (i, path) in paths.iter().enumerate() {
             if interrupted() {
                 break;
             }
             let name = path.display().to_string();
-            let row = match self.one(path) {
+            let Some(read) = ahead.next() else { break };
+            let row = match self.one(path, read) {
                 Ok((review, needs)) => {
                     look |= needs;
                     self.context.note(&format!("{} of {}: {name}: done", i + 1, paths.len()));
