@@ -80,8 +80,13 @@ impl Server {
             .map_err(|e| fail(&e))?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fail(&e))?;
-        let info =
-            ModelInfo { reference: format!("{base}#{model}"), sha256: None, context: None, builtin: false, parameters: None };
+        let info = ModelInfo {
+            reference: format!("{base}#{model}"),
+            sha256: None,
+            context: None,
+            builtin: false,
+            parameters: None,
+        };
         Ok(Self { base: base.into(), model: model.into(), options, client, runtime: Some(runtime), info })
     }
 

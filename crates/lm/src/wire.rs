@@ -118,7 +118,8 @@ impl Answer {
             self.ending = Some(if reason == "length" { Finish::Length } else { Finish::Eos });
         }
         if let Some(n) = event["usage"]["prompt_tokens"].as_u64() {
-            let cached = event["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0).min(n);
+            let cached =
+                event["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0).min(n);
             self.usage.prompt_tokens = (n - cached) as usize;
             self.usage.prompt_tokens_reused = cached as usize;
             self.usage.generated_tokens = event["usage"]["completion_tokens"].as_u64().unwrap_or(0) as usize;

@@ -52,7 +52,10 @@ fn one_batch_answers_freely_within_a_grammar_and_on_a_form() {
     let together = model.complete(&requests, &Silent).unwrap();
     for (request, answer) in requests.iter().zip(&together) {
         let answer = answer.as_ref().unwrap();
-        assert_eq!(Some(answer.usage.prompt_tokens + answer.usage.prompt_tokens_reused), model.count_prompt(&request.messages));
+        assert_eq!(
+            Some(answer.usage.prompt_tokens + answer.usage.prompt_tokens_reused),
+            model.count_prompt(&request.messages)
+        );
         let alone =
             open().unwrap().complete(std::slice::from_ref(request), &Silent).unwrap().remove(0).unwrap();
         assert_eq!((&alone.text, &alone.prompt_sha256), (&answer.text, &answer.prompt_sha256));
@@ -73,7 +76,10 @@ fn a_prefill_is_read_and_not_repeated() {
     let Some(model) = open() else { return };
     let begun = Request { prefill: "The paper".into(), ..request(Output::Free) };
     let answer = model.complete(std::slice::from_ref(&begun), &Silent).unwrap().remove(0).unwrap();
-    assert!(Some(answer.usage.prompt_tokens + answer.usage.prompt_tokens_reused) > model.count_prompt(&begun.messages));
+    assert!(
+        Some(answer.usage.prompt_tokens + answer.usage.prompt_tokens_reused)
+            > model.count_prompt(&begun.messages)
+    );
     assert!(!answer.text.starts_with("The paper"));
 }
 

@@ -15,7 +15,11 @@ use crate::error::ResearchError;
 /// If it does not start, fails, or prints no JSON.
 pub(crate) fn run(command: &str, setup: &Value, progress: &dyn Progress) -> Result<Value, ResearchError> {
     let fail = |what: String| ResearchError::Experiment(what);
-    let mut child = Command::new("sh")
+    let mut shell = Command::new("sh");
+    // A group of its own, so that what the shell starts can be stopped with it.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut shell, 0);
+    let mut child = shell
         .args(["-c", command])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -34,7 +38,7 @@ pub(crate) fn run(command: &str, setup: &Value, progress: &dyn Progress) -> Resu
         match child.try_wait().map_err(|e| fail(e.to_string()))? {
             Some(status) => break status,
             None if progress.cancelled() => {
-                let _ = child.kill();
+                stop(&mut child);
                 return Err(lm::LmError::Interrupted.into());
             }
             None => std::thread::sleep(Duration::from_millis(50)),
@@ -48,4 +52,18 @@ pub(crate) fn run(command: &str, setup: &Value, progress: &dyn Progress) -> Resu
         return Err(fail(format!("{command:?} ended with {status}")));
     }
     serde_json::from_str(&text).map_err(|e| fail(format!("{command:?} printed no JSON: {e}")))
+}
+
+/// Ends the command and what it started.
+fn stop(child: &mut std::process::Child) {
+    #[cfg(unix)]
+    if let Ok(group) = i32::try_from(child.id()) {
+        if let Some(group) = rustix::process::Pid::from_raw(group) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+            std::thread::sleep(Duration::from_millis(200));
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }

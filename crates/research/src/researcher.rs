@@ -38,6 +38,8 @@ pub struct Brief {
     pub sampling: Sampling,
     /// Of everything.
     pub seed: u64,
+    /// Most tokens of a half; `None` leaves it to the model's context.
+    pub max_tokens: Option<usize>,
 }
 
 /// Keeps stages: each is stored before the next begins, and what is stored is not done again.
@@ -130,6 +132,7 @@ impl Researcher<'_> {
         let messages = first_messages(&references)?;
         let writing =
             context.saturating_sub(self.model.count_prompt(&messages).unwrap_or(references.len() / 4) + 200);
+        let writing = brief.max_tokens.map_or(writing, |most| writing.min(most));
 
         let first = self.stage(sink, &mut stages, "first", &mut |attempt| {
             self.first_half(brief, &messages, writing, attempt)
@@ -244,7 +247,13 @@ impl Researcher<'_> {
             let script = self.first_script(brief, writing);
             self.ask(brief, messages, Output::Script(script), 0, salt)?
         } else {
-            self.ask(brief, messages, Output::Free, self.free_tokens(writing, 12_000), salt)?
+            self.ask(
+                brief,
+                messages,
+                Output::Free,
+                self.free_tokens(writing, brief.max_tokens.unwrap_or(12_000)),
+                salt,
+            )?
         };
         let text = answer.text;
         let usable = crate::latex::title(&text).is_some() && text.contains("\\section");
@@ -418,6 +427,7 @@ impl Researcher<'_> {
                 vec![messages[0].clone(), Message::user(format!("{}\n\n{user}", self.shortened(first)))];
         }
         let room = context.saturating_sub(self.model.count_prompt(&dialogue).unwrap_or(0) + 120);
+        let room = brief.max_tokens.map_or(room, |most| room.min(most));
         let answer = if self.by_script(attempt) {
             let share = |part: f64, most: usize| ((room as f64 * part) as usize).clamp(24, most);
             let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\\begin{table"];
@@ -432,7 +442,13 @@ impl Researcher<'_> {
             ];
             self.ask(brief, &dialogue, Output::Script(Script { parts }), 0, salt)?
         } else {
-            self.ask(brief, &dialogue, Output::Free, self.free_tokens(room, 8000), salt)?
+            self.ask(
+                brief,
+                &dialogue,
+                Output::Free,
+                self.free_tokens(room, brief.max_tokens.unwrap_or(8000)),
+                salt,
+            )?
         };
         let usable = answer.text.contains("\\section");
         Ok(usable.then(

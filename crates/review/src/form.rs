@@ -122,6 +122,11 @@ impl Form {
         }
     }
 
+    /// True for a form of this program, unchanged.
+    pub fn is_shipped(&self) -> bool {
+        Self::named(&self.name).is_ok_and(|shipped| shipped == *self)
+    }
+
     /// A form from TOML.
     ///
     /// # Errors

@@ -8,6 +8,13 @@ use crate::panel::{Panel, Reading, SERVER_CONTEXT, derive};
 use crate::prompts;
 use crate::review::Reviewer;
 
+/// A meta-review and what it answers.
+pub(crate) struct Meta {
+    pub(crate) text: String,
+    /// SHA-256 of the prompt.
+    pub(crate) prompt_sha256: Option<String>,
+}
+
 impl Panel {
     /// The meta-review over what the reviewers said; the paper comes first, so that its cache is used again.
     pub(crate) fn meta(
@@ -17,7 +24,7 @@ impl Panel {
         model: &dyn LanguageModel,
         progress: &dyn Progress,
         usage: &mut Usage,
-    ) -> Result<Option<String>, ReviewError> {
+    ) -> Result<Option<Meta>, ReviewError> {
         let length = 220;
         let script = Script {
             parts: vec![
@@ -50,7 +57,10 @@ impl Panel {
             *usage += answer.usage;
             let text = answer.parts.get("meta").map_or(answer.text.as_str(), |p| p.text.as_str());
             let text = text.trim().trim_start_matches("## Meta Review").trim();
-            return Ok((!text.is_empty()).then(|| text.to_string()));
+            return Ok((!text.is_empty()).then(|| Meta {
+                text: text.to_string(),
+                prompt_sha256: Some(answer.prompt_sha256.clone()),
+            }));
         }
         Ok(None)
     }

@@ -9,6 +9,7 @@ use crate::aggregate::{aggregate, decide, overlap};
 use crate::anchor::anchor;
 use crate::error::ReviewError;
 use crate::form::{Field, Form};
+use crate::meta::Meta;
 use crate::points::points;
 use crate::prompts;
 use crate::review::{
@@ -34,6 +35,8 @@ pub struct Panel {
     pub sampling: Sampling,
     /// Of the whole panel; each reviewer's is derived from it.
     pub seed: u64,
+    /// Most tokens that a reviewer writes; `None` leaves it to form, mode and context.
+    pub max_tokens: Option<usize>,
 }
 
 /// The sampling that small and large reviewers do well with: the published temperature, and no loops.
@@ -76,7 +79,7 @@ impl Panel {
         } else {
             self.by_text(document, &reading, model, progress, &mut usage)?
         };
-        let Outcome { reviewers, meta_review, written, resampled } = outcome;
+        let Outcome { reviewers, meta, written, resampled } = outcome;
         let scores = aggregate(&self.form, &reviewers);
         let decision = decide(&self.form, &reviewers, &scores, written);
         let count = |p: Parsed| reviewers.iter().filter(|r| r.parsed == p).count();
@@ -98,6 +101,7 @@ impl Panel {
                 tokens_read: reading.tokens,
             },
             form: self.form.name.clone(),
+            form_definition: (!self.form.is_shipped()).then(|| self.form.clone()),
             mode: self.mode,
             model: ModelUsed { info: model.info().clone(), calibration: None },
             seed: self.seed,
@@ -105,7 +109,8 @@ impl Panel {
             overlap: overlap(&reviewers),
             reviewers,
             scores,
-            meta_review,
+            meta_prompt_sha256: meta.as_ref().and_then(|m| m.prompt_sha256.clone()),
+            meta_review: meta.map(|m| m.text),
             decision,
             parse,
             findings: document.findings.clone(),
@@ -128,8 +133,8 @@ impl Panel {
             _ if model.info().is_large() => 2.5,
             _ => 1.0,
         };
-        let room =
-            (scale * wanted as f64).min(0.4 * context as f64 - fixed as f64).max(128.0) / wanted as f64;
+        let room = (scale * wanted as f64).min(0.4 * context as f64 - fixed as f64).max(128.0);
+        let room = self.max_tokens.map_or(room, |most| room.min(most as f64)) / wanted as f64;
         let writing = (wanted as f64 * room) as usize + fixed;
         let max_tokens = context.saturating_sub(overhead + writing);
         let count = |text: &str| model.count_tokens(text).unwrap_or(text.len() / 4);
@@ -154,7 +159,13 @@ impl Panel {
         self.mode == Mode::Best
     }
 
-    pub(crate) fn request(&self, messages: Vec<lm::Message>, output: Output, seed: u64, max_tokens: usize) -> Request {
+    pub(crate) fn request(
+        &self,
+        messages: Vec<lm::Message>,
+        output: Output,
+        seed: u64,
+        max_tokens: usize,
+    ) -> Request {
         let sampling = self.sampling.clone();
         Request { messages, prefill: String::new(), output, sampling, seed, max_tokens, stop: Vec::new() }
     }
@@ -203,12 +214,12 @@ impl Panel {
         if self.mode == Mode::Best {
             self.self_check(reading, &mut reviewers, model, progress, usage)?;
         }
-        let meta_review = if self.mode == Mode::Fast {
+        let meta = if self.mode == Mode::Fast {
             None
         } else {
             self.meta(reading, &reviewers, model, progress, usage)?
         };
-        Ok(Outcome { reviewers, meta_review, written: None, resampled })
+        Ok(Outcome { reviewers, meta, written: None, resampled })
     }
 
     /// Empty or looping text; the scores would stand on nothing.
@@ -289,10 +300,15 @@ impl Panel {
         usage: &mut Usage,
     ) -> Result<Outcome, ReviewError> {
         let messages = prompts::panel(&reading.text, &self.form, self.reviewers, self.quotes())?;
-        let mut best: Option<(Salvaged, String)> = None;
+        let mut best: Option<(Salvaged, String, String)> = None;
         let mut resampled = 0;
         for attempt in 0..=RESAMPLES {
-            let request = self.request(messages.clone(), Output::Free, derive(self.seed, 0, attempt), 7000);
+            let request = self.request(
+                messages.clone(),
+                Output::Free,
+                derive(self.seed, 0, attempt),
+                self.max_tokens.unwrap_or(7000),
+            );
             let answer = match model.complete(&[request], progress)?.pop() {
                 Some(answer) => answer?,
                 None => break,
@@ -301,9 +317,9 @@ impl Panel {
             let found = salvage(&answer.text, &self.form);
             let whole = found.reviewers.len() >= self.reviewers
                 && found.reviewers.iter().all(|r| r.scores.contains_key(&self.form.main_score));
-            let better = best.as_ref().is_none_or(|(b, _)| found.reviewers.len() > b.reviewers.len());
+            let better = best.as_ref().is_none_or(|(b, ..)| found.reviewers.len() > b.reviewers.len());
             if better {
-                best = Some((found, answer.text));
+                best = Some((found, answer.text, answer.prompt_sha256));
             }
             if whole {
                 break;
@@ -312,27 +328,33 @@ impl Panel {
                 resampled += 1;
             }
         }
-        let Some((found, raw)) = best else { return Err(ReviewError::Unparsed { attempts: 1 }) };
+        let Some((found, raw, prompt)) = best else { return Err(ReviewError::Unparsed { attempts: 1 }) };
         if found.reviewers.is_empty() {
             let failed = Reviewer {
                 attempts: resampled + 1,
+                prompt_sha256: Some(prompt),
                 ..self.fill(0, Found { raw, ..Found::default() }, document)
             };
-            return Ok(Outcome { reviewers: vec![failed], meta_review: None, written: None, resampled });
+            return Ok(Outcome { reviewers: vec![failed], meta: None, written: None, resampled });
         }
         let reviewers = found
             .reviewers
             .into_iter()
             .enumerate()
-            .map(|(i, f)| Reviewer { attempts: resampled + 1, ..self.fill(i, f, document) })
+            .map(|(i, f)| Reviewer {
+                attempts: resampled + 1,
+                prompt_sha256: Some(prompt.clone()),
+                ..self.fill(i, f, document)
+            })
             .collect();
-        Ok(Outcome { reviewers, meta_review: found.meta_review, written: found.decision, resampled })
+        let meta = found.meta_review.map(|text| Meta { text, prompt_sha256: Some(prompt) });
+        Ok(Outcome { reviewers, meta, written: found.decision, resampled })
     }
 }
 
 struct Outcome {
     reviewers: Vec<Reviewer>,
-    meta_review: Option<String>,
+    meta: Option<Meta>,
     written: Option<String>,
     resampled: usize,
 }

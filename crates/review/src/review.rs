@@ -6,6 +6,9 @@ use documents::Finding;
 use lm::{ModelInfo, Sampling, Usage};
 use serde::{Deserialize, Serialize};
 
+use crate::error::ReviewError;
+use crate::form::Form;
+
 /// The whole review of one paper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Review {
@@ -18,6 +21,9 @@ pub struct Review {
     pub paper: PaperInfo,
     /// The form's name.
     pub form: String,
+    /// The form itself where it does not ship with the program.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub form_definition: Option<Form>,
     /// How much work was spent.
     pub mode: Mode,
     /// Who reviewed.
@@ -33,6 +39,9 @@ pub struct Review {
     /// The meta-review; absent where none was written or it could not be read.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub meta_review: Option<String>,
+    /// SHA-256 of the meta-review's prompt.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub meta_prompt_sha256: Option<String>,
     /// The decision; absent where no reviewer gave the main score.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub decision: Option<Decision>,
@@ -68,6 +77,16 @@ pub struct PaperInfo {
     pub tokens: Option<usize>,
     /// Tokens that were read.
     pub tokens_read: Option<usize>,
+}
+
+impl Review {
+    /// The form that was filled in.
+    ///
+    /// # Errors
+    /// If it neither ships nor was kept with the review.
+    pub fn filled_form(&self) -> Result<Form, ReviewError> {
+        self.form_definition.clone().map_or_else(|| Form::named(&self.form), Ok)
+    }
 }
 
 /// Who reviewed.

@@ -190,7 +190,10 @@ mod tests {
     #[test]
     fn text_keeps_its_letters_and_loses_its_meaning_to_latex() {
         assert_eq!(escape("a_b & 5% “x” — é"), "a\\_b \\& 5\\% ``x'' --- é");
-        assert_eq!(escape("α→β ≤ 3"), "\\ensuremath{\\alpha}\\ensuremath{\\rightarrow}\\ensuremath{\\beta} \\ensuremath{\\leq} 3");
+        assert_eq!(
+            escape("α→β ≤ 3"),
+            "\\ensuremath{\\alpha}\\ensuremath{\\rightarrow}\\ensuremath{\\beta} \\ensuremath{\\leq} 3"
+        );
         assert_eq!(escape("Nguyễn"), "Nguy{\\~{ê}}n");
         assert_eq!(escape("李"), "[?]");
         // Decomposed input is the same text.

@@ -24,7 +24,8 @@ impl Judge {
         let model = context.open(&reference.parse()?)?;
         let form = Form::named("iclr2025")?;
         let sampling = review::default_sampling();
-        let panel = Panel { form, reviewers: 2, mode: Mode::Fast, sampling, seed: context.seed()? };
+        let panel =
+            Panel { form, reviewers: 2, mode: Mode::Fast, sampling, seed: context.seed()?, max_tokens: None };
         Ok(Self { model, panel })
     }
 
@@ -42,7 +43,8 @@ impl Judge {
         let Some((name, bytes)) = source else {
             return Err(Failure::new(Code::Input, "the draft has no LaTeX to judge"));
         };
-        let document = documents::read_bytes(bytes.clone(), name.as_ref(), &documents::ReadOptions::default())?;
+        let document =
+            documents::read_bytes(bytes.clone(), name.as_ref(), &documents::ReadOptions::default())?;
         let reporter = Reporter::new(format!("{label}, judged"), context.loudness);
         let review = self.panel.review(&document, self.model.as_ref(), &reporter);
         reporter.done();

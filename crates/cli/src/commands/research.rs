@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use documents::{BibEntry, bibliography};
 use lm::{LanguageModel, Sampling};
 use research::{
-    Brief, Draft, Literature, PaperFolder, Provenance, Researcher, Results, StageSink, default_sampling, folder,
+    Brief, Draft, Literature, PaperFolder, Provenance, Researcher, Results, StageSink, default_sampling,
+    folder,
 };
 use serde_json::{Value, json};
 use store::{Item, Store};
@@ -154,7 +155,8 @@ pub fn run(context: &mut Context, args: &ResearchArgs) -> Result<Outcome, Failur
     let seed = context.seed()?;
     let model = context.open(&context.reference("researcher")?)?;
     // Only a choice among drafts, or an order of papers, needs a judge.
-    let judge = (args.best_of > 1 || args.papers > 1).then(|| Judge::open(context, &args.judge)).transpose()?;
+    let judge =
+        (args.best_of > 1 || args.papers > 1).then(|| Judge::open(context, &args.judge)).transpose()?;
     let job = Job { context, args, style, literature, results, sampling, model, judge, store };
     let mut papers = Vec::new();
     for n in 0..args.papers {
@@ -234,7 +236,7 @@ impl Job<'_> {
         let references: Vec<&str> = self.literature.entries.iter().map(|e| e.bibtex.as_str()).collect();
         let config = json!({"topic": self.args.topic, "references": references,
             "results": format!("{:?}", self.results), "model": info.sha256.as_deref().unwrap_or(&info.reference),
-            "seed": seed, "sampling": self.sampling});
+            "seed": seed, "sampling": self.sampling, "max_tokens": self.args.model.max_tokens});
         let run = store.start_run("research", &config.to_string(), self.args.force)?;
         let stored = store.stages(&run)?;
         if !stored.is_empty() {
@@ -249,13 +251,15 @@ impl Job<'_> {
             results: self.results.clone(),
             sampling: self.sampling.clone(),
             seed,
+            max_tokens: self.args.model.max_tokens,
         };
         let reporter = Reporter::new(label, self.context.loudness);
         let researcher = Researcher { model: self.model.as_ref(), progress: &reporter };
         let mut sink = Stages { store, run: run.clone(), stored };
         let written = researcher.write(&brief, &mut sink);
         reporter.done();
-        let finished = written.map_err(Failure::from).and_then(|draft| self.set(&draft, seed, &mut sink, label));
+        let finished =
+            written.map_err(Failure::from).and_then(|draft| self.set(&draft, seed, &mut sink, label));
         match finished {
             Ok(drafted) => {
                 store.end_run(&run, "done", None)?;
@@ -263,7 +267,8 @@ impl Job<'_> {
             }
             Err(failure) => {
                 let status = if failure.code == Code::Interrupted { "interrupted" } else { "failed" };
-                store.end_run(&run, status, Some(&failure.what))?;
+                // What went wrong first is what is said: a full disk fails here too.
+                let _ = store.end_run(&run, status, Some(&failure.what));
                 Err(failure)
             }
         }
@@ -298,7 +303,16 @@ impl Job<'_> {
 
 /// `ranking.csv`: papers in the judge's order.
 fn ranking(papers: &[(PathBuf, Drafted)], judge: &Judge) -> String {
-    let header = ["rank", "paper", "title", "expected", "judge", "citations_kept", "citations_removed", "unbacked_numbers"];
+    let header = [
+        "rank",
+        "paper",
+        "title",
+        "expected",
+        "judge",
+        "citations_kept",
+        "citations_removed",
+        "unbacked_numbers",
+    ];
     let rows = papers.iter().enumerate().map(|(i, (path, d))| {
         vec![
             (i + 1).to_string(),

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use documents::{Document, ReadError, Severity, read_isolated};
 use lm::LanguageModel;
 use review::{Form, Mode, Panel, Review, default_sampling, report};
+use sha2::{Digest, Sha256};
 use store::{NewReview, ReviewKey, ScoreRow, Store};
 
 use crate::args::{Format, ReviewArgs};
@@ -14,7 +15,7 @@ use crate::commands::Outcome;
 use crate::context::{Context, sampling};
 use crate::failure::{Code, Failure};
 use crate::output::{columns, emit, write};
-use crate::progress::{Loudness, Reporter, interrupted};
+use crate::progress::{Reporter, interrupted};
 
 /// Runs the command.
 ///
@@ -43,6 +44,7 @@ pub fn run(context: &mut Context, args: &ReviewArgs) -> Result<Outcome, Failure>
         mode,
         sampling: sampling(&args.model, default_sampling())?,
         seed: context.seed()?,
+        max_tokens: args.model.max_tokens,
     };
     let paths = expand(&args.paths)?;
     let several = paths.len() > 1
@@ -142,13 +144,15 @@ impl<'a> ReadAhead<'a> {
     fn next(&mut self) -> Option<Result<Document, ReadError>> {
         while self.reading.len() <= self.jobs {
             let Some(path) = self.waiting.next().cloned() else { break };
-            self.reading.push_back(std::thread::spawn(move || {
-                read_isolated(&path, &documents::Limits::default())
-            }));
+            self.reading
+                .push_back(std::thread::spawn(move || read_isolated(&path, &documents::Limits::default())));
         }
         let read = self.reading.pop_front()?.join();
         Some(read.unwrap_or_else(|_| {
-            Err(ReadError::Damaged { path: PathBuf::new(), reason: "the reader ended by a defect of ours".into() })
+            Err(ReadError::Damaged {
+                path: PathBuf::new(),
+                reason: "the reader ended by a defect of ours".into(),
+            })
         }))
     }
 }
@@ -175,11 +179,7 @@ impl Job<'_> {
     }
 
     /// Looks into the store, reviews, stores. The flag asks for a human's eye.
-    fn one(
-        &mut self,
-        path: &Path,
-        read: Result<Document, ReadError>,
-    ) -> Result<(Review, bool), Failure> {
+    fn one(&mut self, path: &Path, read: Result<Document, ReadError>) -> Result<(Review, bool), Failure> {
         let document = read?;
         let name = path.display().to_string();
         let json = serde_json::to_string(&document).map_err(|e| Failure::new(Code::Input, e))?;
@@ -196,12 +196,12 @@ impl Job<'_> {
         let info = self.model()?.info().clone();
         let key = ReviewKey {
             version: document.sha256.clone(),
-            form: self.panel.form.name.clone(),
+            form: form_key(&self.panel.form),
             mode: format!("{:?}", self.panel.mode).to_lowercase(),
             reviewers: self.panel.reviewers as i64,
             model: info.sha256.clone().unwrap_or_else(|| info.reference.clone()),
             seed: self.panel.seed as i64,
-            sampling: serde_json::to_string(&self.panel.sampling).unwrap_or_default(),
+            sampling: sampling_key(&self.panel),
         };
         if !self.args.force {
             if let Some(stored) = self.store.find_review(&key)? {
@@ -316,9 +316,7 @@ impl Job<'_> {
                 Err(f) if f.code == Code::Interrupted => break,
                 Err(f) => {
                     look = true;
-                    if self.context.loudness != Loudness::Quiet {
-                        eprintln!("{f}");
-                    }
+                    self.context.note(&f.to_string());
                     Err(f.what)
                 }
             };
@@ -367,6 +365,21 @@ impl Job<'_> {
 /// True for a limit that this one paper ran into.
 fn is_about_paper(failure: &Failure, path: &Path) -> bool {
     failure.what.starts_with(&path.display().to_string())
+}
+
+/// The form's name; of a form that does not ship, its content too, so that an edited one is another.
+fn form_key(form: &Form) -> String {
+    if form.is_shipped() {
+        return form.name.clone();
+    }
+    let text = serde_json::to_string(form).unwrap_or_default();
+    let hash: String = Sha256::digest(text.as_bytes()).iter().take(6).map(|b| format!("{b:02x}")).collect();
+    format!("{}@{hash}", form.name)
+}
+
+fn sampling_key(panel: &Panel) -> String {
+    let sampling = serde_json::to_string(&panel.sampling).unwrap_or_default();
+    panel.max_tokens.map_or(sampling.clone(), |most| format!("{sampling} max_tokens={most}"))
 }
 
 /// A review in a format.

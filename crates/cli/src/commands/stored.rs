@@ -117,7 +117,7 @@ pub fn reviews(context: &Context, command: &StoredCommand) -> Result<Outcome, Fa
                 return Ok(Outcome::Done);
             }
             let review: Review = serde_json::from_str(&json).map_err(|e| Failure::new(Code::Model, e))?;
-            let form = reviewing::form(&review.form)?;
+            let form = review.filled_form()?;
             emit(&reviewing::show(&review, &form, *format)?, out.as_deref())?;
             Ok(Outcome::Done)
         }
