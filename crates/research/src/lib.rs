@@ -12,6 +12,7 @@ mod latex;
 mod literature;
 pub mod prompts;
 mod researcher;
+mod scripts;
 
 pub use error::ResearchError;
 pub use folder::{PaperFolder, Provenance, folder};

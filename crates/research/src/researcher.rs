@@ -1,11 +1,12 @@
 //! The published dialogue in stages: references → first half → set-up → results → second half.
 
-use lm::{Grammar, LanguageModel, Message, Output, Part, Progress, Request, Sampling, Script};
+use lm::{LanguageModel, Message, Output, Part, Progress, Request, Sampling, Script};
 use serde_json::{Value, json};
 
 use crate::error::ResearchError;
 use crate::literature::Literature;
 use crate::prompts;
+use crate::scripts::{finished_sentences, free, literal, rows_differ, shaped, words};
 
 /// Tries of a stage.
 const ATTEMPTS: usize = 3;
@@ -91,31 +92,16 @@ pub struct Researcher<'a> {
     pub progress: &'a dyn Progress,
 }
 
-fn free(name: &str, stop: &[&str], min: usize, max: usize) -> Part {
-    Part::Free {
-        name: name.into(),
-        stop: stop.iter().map(|s| (*s).to_string()).collect(),
-        max_tokens: max.max(8),
-        min_tokens: min,
-        grammar: None,
-    }
-}
-
-fn shaped(name: &str, regex: &str, max: usize) -> Part {
-    let grammar = Some(Grammar::Regex(regex.into()));
-    Part::Free { name: name.into(), stop: Vec::new(), max_tokens: max, min_tokens: 0, grammar }
-}
-
-fn literal(text: impl Into<String>) -> Part {
-    Part::Literal(text.into())
-}
-
 impl Researcher<'_> {
     /// Writes a paper, stage by stage.
     ///
     /// # Errors
     /// If the model fails, a stage gives nothing usable, the results are malformed, or a stage cannot be stored.
     pub fn write(&self, brief: &Brief, sink: &mut dyn StageSink) -> Result<Draft, ResearchError> {
+        // What the user gave is looked at before a model works on it for an hour.
+        if let Results::Given(value) = &brief.results {
+            check_results(value)?;
+        }
         let mut stages = Vec::new();
         let context = self.model.info().context.unwrap_or(SERVER_CONTEXT);
         let first_messages = |references: &str| -> Result<Vec<Message>, ResearchError> {
@@ -218,6 +204,33 @@ impl Researcher<'_> {
         Ok(answer.unwrap_or(Err(lm::LmError::Interrupted))?)
     }
 
+    /// Fills a script in. A part that ran into its limit loses the sentence that it did not finish.
+    fn fill_in(
+        &self,
+        brief: &Brief,
+        messages: &[Message],
+        script: Script,
+        salt: u64,
+    ) -> Result<lm::Completion, ResearchError> {
+        let mut answer = self.ask(brief, messages, Output::Script(script.clone()), 0, salt)?;
+        answer.text.clear();
+        for part in &script.parts {
+            match part {
+                Part::Literal(text) => answer.text += text,
+                Part::Choice { name, terminator, .. } => {
+                    answer.text += answer.parts.get(name).map_or("", |p| p.text.as_str());
+                    answer.text += terminator;
+                }
+                Part::Free { name, .. } => {
+                    let Some(part) = answer.parts.get(name) else { continue };
+                    let cut = part.finish == lm::Finish::Length;
+                    answer.text += if cut { finished_sentences(&part.text) } else { &part.text };
+                }
+            }
+        }
+        Ok(answer)
+    }
+
     /// Whether a half is filled into a script: a small model keeps the layout of a paper in no other way. A large one
     /// writes freely, at its own length, and gets the script where that gave nothing usable.
     fn by_script(&self, attempt: usize) -> bool {
@@ -229,12 +242,6 @@ impl Researcher<'_> {
         if self.model.info().context.is_some() { wanted.min(room.max(16)) } else { wanted }
     }
 
-    /// Keys for the choices of a citation, nearest to the topic first.
-    fn keys(&self, brief: &Brief, most: usize) -> Vec<String> {
-        let order = brief.literature.nearest(brief.topic.as_deref().unwrap_or_default());
-        order.into_iter().take(most).map(|i| brief.literature.entries[i].key.clone()).collect()
-    }
-
     fn first_half(
         &self,
         brief: &Brief,
@@ -244,8 +251,7 @@ impl Researcher<'_> {
     ) -> Result<Option<Value>, ResearchError> {
         let salt = 100 + attempt as u64;
         let answer = if self.by_script(attempt) {
-            let script = self.first_script(brief, writing);
-            self.ask(brief, messages, Output::Script(script), 0, salt)?
+            self.fill_in(brief, messages, self.first_script(brief, writing), salt)?
         } else {
             self.ask(
                 brief,
@@ -259,51 +265,6 @@ impl Researcher<'_> {
         let usable = crate::latex::title(&text).is_some() && text.contains("\\section");
         let record = json!({"text": text, "prompt_sha256": answer.prompt_sha256, "usage": answer.usage});
         Ok(usable.then_some(record))
-    }
-
-    /// The layout of the published dialogue, its text left free.
-    fn first_script(&self, brief: &Brief, writing: usize) -> Script {
-        let share = |part: f64, most: usize| ((writing as f64 * part) as usize).clamp(24, most);
-        let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{"];
-        let keys = self.keys(brief, 12);
-        // Each citation chooses among keys of its own, so that a weak model does not cite one paper four times.
-        let cite = |parts: &mut Vec<Part>, number: usize, command: &str| {
-            let own: Vec<String> = keys.iter().skip(number % keys.len().max(1)).step_by(4).cloned().collect();
-            if !own.is_empty() {
-                parts.push(literal(format!(" \\{command}{{")));
-                parts.push(Part::Choice {
-                    name: format!("cite{number}"),
-                    options: own,
-                    terminator: "}".into(),
-                });
-            }
-        };
-        let mut parts = vec![
-            literal("## Motivation\n\n"),
-            free("motivation", &["\n#", "\n\n"], 12, share(0.08, 160)),
-            literal("\n\n## Main Idea\n\n"),
-            free("idea", &["\n#", "\n\n"], 12, share(0.08, 160)),
-            literal("\n\n```latex\n\\title{"),
-            free("title", &["}", "\n", "{", "\\"], 3, 28),
-            literal("}\n\n\\begin{abstract}\n"),
-            free("abstract", &["\\end", "\n\n", "\\section"], 30, share(0.16, 260)),
-            literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"),
-            free("introduction", &end, 30, share(0.12, 260)),
-        ];
-        cite(&mut parts, 0, "citep");
-        parts.push(literal("\n\n"));
-        parts.push(free("introduction2", &end, 20, share(0.10, 220)));
-        parts.push(literal("\n\n\\section{Related Work}\n\n"));
-        for (i, name) in ["related1", "related2", "related3"].into_iter().enumerate() {
-            cite(&mut parts, i + 1, "citet");
-            parts.push(literal(" "));
-            parts.push(free(name, &["\n", "\\cite", "\\section", "```"], 8, share(0.05, 70)));
-            parts.push(literal("\n\n"));
-        }
-        parts.push(literal("\\section{Method}\n\n"));
-        parts.push(free("method", &end, 40, share(0.18, 420)));
-        parts.push(literal("\n```\n"));
-        Script { parts }
     }
 
     fn setup(
@@ -325,13 +286,13 @@ impl Researcher<'_> {
             let text = self.ask(brief, &messages, Output::Free, 2000, salt)?.text;
             return Ok(json_after(&text, "").filter(is_setup).map(|setup| json!({ "setup": setup })));
         }
-        let text = "[A-Za-z0-9 ,.;:()%/=+-]";
         let mut parts = vec![literal("## Experimental Setup\n\n```json\n[")];
         for i in 0..2 {
             parts.push(literal(if i == 0 { "{\"name\": \"" } else { ", {\"name\": \"" }));
-            parts.push(shaped(&format!("name{i}"), "[A-Z][A-Za-z0-9 -]{6,40}[a-z]", 24));
+            parts.push(shaped(&format!("name{i}"), &format!("[A-Z][A-Za-z-]+{}", words(1, 5)), 32));
             parts.push(literal("\", \"description\": \""));
-            parts.push(shaped(&format!("description{i}"), &format!("[A-Z]{text}{{30,260}}[.]"), 90));
+            let sentence = format!("[A-Z][a-z]*{}[.]", words(8, 40));
+            parts.push(shaped(&format!("description{i}"), &sentence, 160));
             parts.push(literal("\"}"));
         }
         parts.push(literal("]\n\n```"));
@@ -339,13 +300,18 @@ impl Researcher<'_> {
         let mut messages = messages[..1].to_vec();
         messages.push(Message::user(prompts::setup(Some(&shown)).map_err(ResearchError::Prompt)?));
         let answer = self.ask(brief, &messages, Output::Script(Script { parts }), 0, salt)?;
-        let setup: Vec<Value> = (0..2)
-            .filter_map(|i| {
-                let part = |name: String| answer.parts.get(&name).map(|p| p.text.trim().to_string());
-                let (name, description) = (part(format!("name{i}"))?, part(format!("description{i}"))?);
-                (!name.is_empty()).then(|| json!({"name": name, "description": description}))
-            })
-            .collect();
+        let mut setup: Vec<Value> = Vec::new();
+        for i in 0..2 {
+            let part = |name: String| answer.parts.get(&name).map(|p| p.text.trim().to_string());
+            let (Some(name), Some(description)) = (part(format!("name{i}")), part(format!("description{i}")))
+            else {
+                continue;
+            };
+            // An experiment that the model only names again is no second one.
+            if !name.is_empty() && setup.iter().all(|s| s["name"] != json!(name)) {
+                setup.push(json!({"name": name, "description": description}));
+            }
+        }
         let record = json!({"setup": setup, "prompt_sha256": answer.prompt_sha256});
         Ok((!setup.is_empty()).then_some(record))
     }
@@ -381,13 +347,13 @@ impl Researcher<'_> {
             parts.push(literal(format!(
                 "{open}{{\"name\": {name}, \"result\": {{\"table\": [[\"Method\", \""
             )));
-            parts.push(shaped(&format!("m{i}a"), "[A-Z][A-Za-z0-9@-]{2,12}", 10));
+            parts.push(shaped(&format!("m{i}a"), "[A-Z][A-Za-z-]{2,12}", 10));
             parts.push(literal("\", \""));
-            parts.push(shaped(&format!("m{i}b"), "[A-Z][A-Za-z0-9@-]{2,12}", 10));
+            parts.push(shaped(&format!("m{i}b"), "[A-Z][A-Za-z-]{2,12}", 10));
             parts.push(literal("\"]"));
             for row in 0..3 {
                 parts.push(literal(", [\""));
-                parts.push(shaped(&format!("r{i}{row}"), "[A-Z][A-Za-z0-9 -]{2,18}[A-Za-z0-9]", 14));
+                parts.push(shaped(&format!("r{i}{row}"), "[A-Z][A-Za-z-]{2,14}( [A-Za-z-]{2,10})?", 14));
                 for column in 0..2 {
                     parts.push(literal("\", \""));
                     parts.push(shaped(&format!("v{i}{row}{column}"), "[1-9][0-9][.][0-9]", 8));
@@ -395,13 +361,19 @@ impl Researcher<'_> {
                 parts.push(literal("\"]"));
             }
             parts.push(literal("], \"description\": \""));
-            parts.push(shaped(&format!("d{i}"), "[A-Z][A-Za-z ,-]{20,140}[.]", 48));
+            parts.push(shaped(&format!("d{i}"), &format!("[A-Z][a-z]*{}[.]", words(4, 20)), 90));
             parts.push(literal("\"}}"));
         }
         parts.push(literal("]"));
-        let answer = self.ask(brief, &messages, Output::Script(Script { parts }), 0, salt)?;
-        let found =
-            serde_json::from_str::<Value>(answer.text.trim()).ok().filter(|v| check_results(v).is_ok());
+        // Numbers are drawn at the model's own odds: the likeliest ones are the same in every row.
+        let free = Brief {
+            sampling: Sampling { temperature: brief.sampling.temperature.max(1.0), ..brief.sampling.clone() },
+            ..brief.clone()
+        };
+        let answer = self.ask(&free, &messages, Output::Script(Script { parts }), 0, salt)?;
+        let found = serde_json::from_str::<Value>(answer.text.trim())
+            .ok()
+            .filter(|v| check_results(v).is_ok() && (rows_differ(v) || attempt + 1 == ATTEMPTS));
         Ok(found.map(|results| json!({"results": results, "prompt_sha256": answer.prompt_sha256})))
     }
 
@@ -430,7 +402,7 @@ impl Researcher<'_> {
         let room = brief.max_tokens.map_or(room, |most| room.min(most));
         let answer = if self.by_script(attempt) {
             let share = |part: f64, most: usize| ((room as f64 * part) as usize).clamp(24, most);
-            let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\\begin{table"];
+            let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\\begin{table", "\n#"];
             let parts = vec![
                 literal("```latex\n\\section{Results}\n\n"),
                 free("results", &end, 40, share(0.3, 360)),
@@ -440,7 +412,7 @@ impl Researcher<'_> {
                 free("conclusion", &end, 30, share(0.2, 200)),
                 literal("\n```"),
             ];
-            self.ask(brief, &dialogue, Output::Script(Script { parts }), 0, salt)?
+            self.fill_in(brief, &dialogue, Script { parts }, salt)?
         } else {
             self.ask(
                 brief,

@@ -1,0 +1,101 @@
+//! The scripts that small models fill in: layout and citations stand, the text is the model's own.
+
+use lm::{Grammar, Part, Script};
+use serde_json::Value;
+
+use crate::researcher::{Brief, Researcher};
+
+pub(crate) fn free(name: &str, stop: &[&str], min: usize, max: usize) -> Part {
+    Part::Free {
+        name: name.into(),
+        stop: stop.iter().map(|s| (*s).to_string()).collect(),
+        max_tokens: max.max(8),
+        min_tokens: min,
+        grammar: None,
+    }
+}
+
+pub(crate) fn shaped(name: &str, regex: &str, max: usize) -> Part {
+    let grammar = Some(Grammar::Regex(regex.into()));
+    Part::Free { name: name.into(), stop: Vec::new(), max_tokens: max, min_tokens: 0, grammar }
+}
+
+/// Between `least` and `most` further words: a text that reaches its end does so behind a word.
+pub(crate) fn words(least: usize, most: usize) -> String {
+    format!("( [A-Za-z0-9(),%/=+-]{{1,16}}){{{least},{most}}}")
+}
+
+/// Up to the last full stop; the whole text where there is none.
+pub(crate) fn finished_sentences(text: &str) -> &str {
+    let ends = text.char_indices().filter(|(i, c)| {
+        matches!(c, '.' | '?' | '!') && text[i + 1..].chars().next().is_none_or(char::is_whitespace)
+    });
+    ends.last().map_or(text, |(i, _)| &text[..=i])
+}
+
+/// True where no table names a row twice.
+pub(crate) fn rows_differ(results: &Value) -> bool {
+    results.as_array().into_iter().flatten().all(|item| {
+        let rows = item["result"]["table"].as_array().map_or(&[][..], Vec::as_slice);
+        let names: std::collections::BTreeSet<String> = rows.iter().map(|r| r[0].to_string()).collect();
+        names.len() == rows.len()
+    })
+}
+
+pub(crate) fn literal(text: impl Into<String>) -> Part {
+    Part::Literal(text.into())
+}
+
+impl Researcher<'_> {
+    /// Keys for the choices of a citation, nearest to the topic first.
+    fn keys(&self, brief: &Brief, most: usize) -> Vec<String> {
+        let order = brief.literature.nearest(brief.topic.as_deref().unwrap_or_default());
+        order.into_iter().take(most).map(|i| brief.literature.entries[i].key.clone()).collect()
+    }
+
+    /// The layout of the published dialogue, its text left free.
+    pub(crate) fn first_script(&self, brief: &Brief, writing: usize) -> Script {
+        let share = |part: f64, most: usize| ((writing as f64 * part) as usize).clamp(24, most);
+        let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\n#"];
+        let keys = self.keys(brief, 12);
+        // Each citation chooses among keys of its own, so that a weak model does not cite one paper four times.
+        let cite = |parts: &mut Vec<Part>, number: usize, command: &str| {
+            let own: Vec<String> = keys.iter().skip(number % keys.len().max(1)).step_by(4).cloned().collect();
+            if !own.is_empty() {
+                parts.push(literal(format!(" \\{command}{{")));
+                parts.push(Part::Choice {
+                    name: format!("cite{number}"),
+                    options: own,
+                    terminator: "}".into(),
+                });
+            }
+        };
+        let mut parts = vec![
+            literal("## Motivation\n\n"),
+            free("motivation", &["\n#", "\n\n"], 12, share(0.08, 160)),
+            literal("\n\n## Main Idea\n\n"),
+            free("idea", &["\n#", "\n\n"], 12, share(0.08, 160)),
+            literal("\n\n```latex\n\\title{"),
+            free("title", &["}", "\n", "{", "\\"], 3, 28),
+            literal("}\n\n\\begin{abstract}\n"),
+            free("abstract", &["\\end", "\n\n", "\\section"], 30, share(0.16, 260)),
+            literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"),
+            free("introduction", &end, 30, share(0.12, 260)),
+        ];
+        cite(&mut parts, 0, "citep");
+        parts.push(literal("\n\n"));
+        parts.push(free("introduction2", &end, 20, share(0.10, 220)));
+        parts.push(literal("\n\n\\section{Related Work}\n\n"));
+        for (i, name) in ["related1", "related2", "related3"].into_iter().enumerate() {
+            cite(&mut parts, i + 1, "citet");
+            parts.push(literal(" "));
+            // A sentence that goes on from the citation.
+            parts.push(shaped(name, &format!("[a-z]+{}[.]", words(6, 32)), share(0.05, 110)));
+            parts.push(literal("\n\n"));
+        }
+        parts.push(literal("\\section{Method}\n\n"));
+        parts.push(free("method", &end, 40, share(0.18, 420)));
+        parts.push(literal("\n```\n"));
+        Script { parts }
+    }
+}
