@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use models::{Decoder, DecoderOptions, KvCache, SafetensorsFolder, Segment, SequenceId, Step, parse_config};
+use models::{
+    Decoder, DecoderOptions, KvCache, RopeRegime, SafetensorsFolder, Segment, SequenceId, Step, parse_config,
+};
 use serde_json::Value;
 
 const CHECKPOINTS: [&str; 10] = [
@@ -102,6 +104,50 @@ fn logits_and_hidden_states_are_those_of_transformers() {
                 let state: Vec<Vec<f32>> = state.to_vec2().unwrap();
                 let d = distance(&state.concat(), &expected.concat());
                 assert!(d < 2e-4, "{name} {config} hidden state {i}: {d}");
+            }
+        }
+    }
+}
+
+#[test]
+fn frequencies_are_those_of_transformers() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        for (key, regime) in [
+            ("inv_freq", RopeRegime::Short),
+            ("inv_freq_short", RopeRegime::Short),
+            ("inv_freq_long", RopeRegime::Long),
+        ] {
+            let Some(expected) = case.golden["rope"][key].as_array() else { continue };
+            let got = case.decoder.inverse_frequencies(regime);
+            assert_eq!(got.len(), expected.len(), "{name}");
+            for (f, e) in got.iter().zip(expected) {
+                let e = e.as_f64().unwrap();
+                assert!((f64::from(*f) - e).abs() <= 1e-6 * e, "{name} {key}: {f} for {e}");
+            }
+        }
+    }
+}
+
+/// Half floats are storage: arithmetic stays f32, so a weight of 8 or 11 bits is all that is lost.
+#[test]
+fn bf16_and_f16_come_near() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        for (dtype, most) in [(DType::BF16, 0.4), (DType::F16, 0.05)] {
+            let options = DecoderOptions { device: Device::Cpu, dtype, trainable: false };
+            let source = SafetensorsFolder::open(&folder.join(name)).unwrap();
+            let decoder = Decoder::load(case.decoder.config(), &source, &options).unwrap();
+            for prompt in ["p7", "p33", "p96"] {
+                let tokens = ids(&case.golden["prompts"][prompt]["ids"]);
+                let mut cache = decoder.cache();
+                let sequence = start(&decoder, &mut cache, tokens.len());
+                let logits = step(&decoder, &mut cache, &[(sequence, &tokens)]);
+                let last: Vec<f32> = case.tensors[&format!("{prompt}.last")].to_vec1().unwrap();
+                let d = distance(logits.last().unwrap(), &last);
+                assert!(d < most, "{name} {dtype:?} {prompt}: {d}");
             }
         }
     }
