@@ -81,7 +81,7 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Read(args) => commands::read::run(&context, &args),
         Command::Generate(args) => commands::generate::generate(&mut context, &args),
         Command::Logprobs(args) => commands::generate::logprobs(&mut context, &args),
-        Command::Embed(args) => commands::generate::embed(&args),
+        Command::Embed(args) => commands::generate::embed(&context, &args),
         Command::Papers(command) => commands::stored::papers(&context, &command),
         Command::Reviews(command) => commands::stored::reviews(&context, &command),
         Command::Runs(command) => commands::stored::runs(&context, &command),

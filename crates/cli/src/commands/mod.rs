@@ -3,6 +3,7 @@
 pub mod doctor;
 pub mod generate;
 pub mod models;
+pub mod prompt;
 pub mod read;
 pub mod research;
 pub mod review;
