@@ -383,6 +383,32 @@ fn json_under_a_schema_is_json() {
 }
 
 #[test]
+fn an_open_grammar_can_end_and_holds_at_every_length() {
+    let Some(folder) = shared() else { return };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+    let row = |seed: u64, max_tokens: usize| Row {
+        prompt: vec![5, 6, 7],
+        plan: Plan::Text {
+            max_tokens,
+            stop: vec![],
+            grammar: Some(Grammar::Regex("([a-z]+ )*".into())),
+            ignore_eos: seed.is_multiple_of(3),
+        },
+        sampling: Sampling { temperature: 1.2, min_p: 0.001, ..Sampling::default() },
+        seed,
+        logprobs: false,
+    };
+    let outputs = run(&engine, (0..24).map(|seed| row(seed, 20 + 5 * seed as usize)).collect());
+    let ended = |o: &RowOutput| o.finish != Finish::Length;
+    assert!(outputs.iter().any(|o| o.finish == Finish::Eos), "the end is always within reach");
+    for output in &outputs {
+        let lower = output.text.chars().all(|c| c.is_ascii_lowercase() || c == ' ');
+        assert!(lower && !output.text.contains("  ") && !output.text.starts_with(' '), "{}", output.text);
+        assert!(!ended(output) || output.text.is_empty() || output.text.ends_with(' '), "{}", output.text);
+    }
+}
+
+#[test]
 fn a_dialogue_that_goes_on_reads_only_what_is_new() {
     let Some(folder) = shared() else { return };
     let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());

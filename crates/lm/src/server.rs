@@ -187,6 +187,7 @@ impl Server {
                     self.failed(&format!("{what}; another try in {} s would be too late", pause.as_secs()))
                 );
             }
+            tracing::warn!("{}: {what}; another try in {:.1} s", self.base, pause.as_secs_f64());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 why = self.enough(deadline, progress) => return Err(why),
@@ -224,7 +225,9 @@ impl Server {
         }
         let answer = self.read(response).await?;
         let Some(finish) = answer.finish() else {
-            return Err(passing("the stream ended in the middle".into()));
+            let what =
+                if answer.begun { "the stream ended in the middle" } else { "the answer holds no choices" };
+            return Err(passing(what.into()));
         };
         let Answer { mut text, tokens, mut usage, .. } = answer;
         usage.seconds = started.elapsed().as_secs_f64();

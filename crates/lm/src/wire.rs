@@ -118,6 +118,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) tokens: Vec<ServerToken>,
     pub(crate) usage: Usage,
+    /// A part of an answer has come.
+    pub(crate) begun: bool,
     ending: Option<Finish>,
     whole: bool,
 }
@@ -153,6 +155,7 @@ impl Answer {
             return Err(message);
         }
         let choice = &event["choices"][0];
+        self.begun |= !choice.is_null();
         self.text.push_str(choice[part]["content"].as_str().unwrap_or_default());
         for token in choice["logprobs"]["content"].as_array().into_iter().flatten() {
             self.tokens.extend(server_token(token));

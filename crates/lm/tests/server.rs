@@ -178,6 +178,7 @@ fn passing_failures_are_tried_again() {
         Act::Cut("hel"),
         Act::Malformed,
         Act::Whole(json!({"error": "busy"})),
+        Act::Whole(json!({})),
         Act::Hang,
     ] {
         let (answer, log) = ask(vec![act, Act::Say("hello")]);

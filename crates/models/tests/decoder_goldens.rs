@@ -235,6 +235,26 @@ fn a_row_has_the_same_bits_alone_batched_chunked_continued_and_forked() {
 }
 
 #[test]
+fn the_cache_grows_by_blocks_and_forks_share_them() {
+    let Some(folder) = goldens() else { return };
+    let decoder = load(&folder, "qwen3", "config.json").decoder;
+    let mut cache = decoder.cache();
+    let block = cache.bytes_for(1);
+    let sequence = start(&decoder, &mut cache, 1);
+    assert_eq!(cache.bytes(), 0, "nothing is set aside");
+    for (tokens, blocks) in [(1, 1), (63, 1), (1, 2), (64, 3)] {
+        step(&decoder, &mut cache, &[(sequence, &vec![7; tokens])]);
+        assert_eq!(cache.bytes(), blocks * block, "{tokens} more");
+    }
+    let forks: Vec<SequenceId> = (0..4).map(|_| cache.fork(sequence, 100).unwrap()).collect();
+    assert_eq!(cache.bytes(), 3 * block, "a fork costs nothing");
+    step(&decoder, &mut cache, &[(forks[0], &[9])]);
+    assert_eq!(cache.bytes(), 4 * block, "a block of its own where it writes");
+    forks.into_iter().chain([sequence]).for_each(|s| cache.release(s));
+    assert_eq!(cache.bytes(), 0);
+}
+
+#[test]
 fn the_differentiable_pass_gives_the_same_logits_and_gradients_reach_every_weight() {
     let Some(folder) = goldens() else { return };
     for name in CHECKPOINTS {
