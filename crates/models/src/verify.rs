@@ -111,7 +111,10 @@ pub fn verify(source: &ModelSource) -> Verification {
         }
     }
     if is_text_encoder(&source.path) {
-        report.faults.extend(TextEncoder::load(&source.path).err());
+        match TextEncoder::load(&source.path).and_then(|_| SafetensorsFolder::open(&source.path)) {
+            Ok(weights) => report.tensors = weights.names().len(),
+            Err(e) => report.faults.push(e),
+        }
         return report;
     }
     let opened = source.is_gguf().and_then(|gguf| {

@@ -134,6 +134,10 @@ fn check(model: &str) -> Result<Outcome, Failure> {
     let verification = match model.strip_prefix("builtin:").and_then(builtin::shipped) {
         Some(shipped) => verify_bytes(model, shipped.weights),
         None => {
+            if model.starts_with("builtin:") {
+                // Refused with the names that there are.
+                model.parse::<lm::ModelRef>()?;
+            }
             let source = ModelSource::parse(model);
             if !source.path.exists() {
                 let what = format!("{}: no such file or folder", source.path.display());
