@@ -254,6 +254,10 @@ pub struct ReadArgs {
     pub out: Option<PathBuf>,
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "a number from 1 on".into())
+}
+
 /// Where a prompt comes from.
 #[derive(Debug, Clone, Args)]
 pub struct PromptArgs {
@@ -284,7 +288,7 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Samples of each prompt
-    #[arg(short, long, default_value_t = 1)]
+    #[arg(short, long, default_value_t = 1, value_parser = at_least_one)]
     pub n: usize,
     /// An end-of-sequence token is a token like any other
     #[arg(long)]
@@ -321,8 +325,17 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// A text (may be given several times)
-    #[arg(long, required = true, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Vec<String>,
+    /// Token ids as they are: 1,2,3
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub tokens: Vec<u32>,
+    /// Several texts: a JSON line each with "prompt" or "tokens"
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub input: Option<PathBuf>,
+    /// json, or text: a vector a line
+    #[arg(long, value_enum, default_value = "json")]
+    pub format: Format,
 }
 
 /// `list`, `show`, `export`.

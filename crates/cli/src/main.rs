@@ -8,6 +8,7 @@ mod output;
 mod progress;
 mod settings;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     };
     progress::watch_interrupts();
     let level = match cli.global.verbose {
+        0 if cli.global.quiet => "error",
         0 => "warn",
         1 => "info",
         _ => "debug",
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(level))
         .with_writer(std::io::stderr)
-        .with_ansi(std::env::var_os("NO_COLOR").is_none())
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .init();
     // Models are deep: a thread with room for long graphs.
     let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(move || run(cli));
@@ -81,7 +83,7 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Read(args) => commands::read::run(&context, &args),
         Command::Generate(args) => commands::generate::generate(&mut context, &args),
         Command::Logprobs(args) => commands::generate::logprobs(&mut context, &args),
-        Command::Embed(args) => commands::generate::embed(&args),
+        Command::Embed(args) => commands::generate::embed(&context, &args),
         Command::Papers(command) => commands::stored::papers(&context, &command),
         Command::Reviews(command) => commands::stored::reviews(&context, &command),
         Command::Runs(command) => commands::stored::runs(&context, &command),

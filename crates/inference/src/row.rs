@@ -211,7 +211,8 @@ impl Active {
         if let Some(mask) = &mut free.mask {
             mask.apply(&mut logits).map_err(RowError::Grammar)?;
         }
-        if logits.iter().any(|l| l.is_nan()) {
+        // Forbidden tokens are at −∞; +∞ and NaN come from weights beyond their type's range.
+        if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
             return Err(RowError::NotFinite);
         }
         let id = loop {

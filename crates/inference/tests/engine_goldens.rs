@@ -92,6 +92,32 @@ fn greedy_tokens_and_continuations_are_those_of_transformers() {
 }
 
 #[test]
+fn a_text_ends_at_any_end_of_sequence_and_goes_on_when_told_to() {
+    let Some(folder) = shared() else { return };
+    for name in ["llama_untied", "mistral_nemo", "qwen3", "phi3_longrope"] {
+        let path = folder.join("models").join(name);
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(path.join("golden.json")).unwrap()).unwrap();
+        for (prompt, greedy) in golden["greedy"].as_object().unwrap() {
+            let (new, example) = (ids(&greedy["new_ids"]), &greedy["eos_example"]);
+            let Some(end) = example["eos"].as_u64() else { continue };
+            let source = ModelSource { path: path.clone(), adapter: None };
+            let mut model = Model::load(&source, &LoadOptions::default()).unwrap();
+            model.eos = vec![511, end as u32, 510];
+            let engine = Engine::new(Arc::new(model), EngineOptions::default());
+            let mut row = text(ids(&golden["prompts"][prompt]["ids"]), new.len(), Sampling::default(), 0);
+            let whole = run(&engine, vec![row.clone()]).remove(0);
+            assert_eq!((whole.tokens, whole.finish), (new.clone(), Finish::Length), "{name}");
+            let Plan::Text { ignore_eos, .. } = &mut row.plan else { unreachable!() };
+            *ignore_eos = false;
+            let ended = run(&engine, vec![row]).remove(0);
+            let stops = example["stops_after"].as_u64().unwrap() as usize;
+            assert_eq!((ended.tokens.as_slice(), ended.finish), (&new[..stops - 1], Finish::Eos), "{name}");
+        }
+    }
+}
+
+#[test]
 fn chat_to_ids_to_text_is_that_of_transformers() {
     let Some(folder) = shared() else { return };
     let golden: Value = serde_json::from_slice(&std::fs::read(folder.join("e2e.json")).unwrap()).unwrap();
@@ -357,6 +383,32 @@ fn json_under_a_schema_is_json() {
 }
 
 #[test]
+fn an_open_grammar_can_end_and_holds_at_every_length() {
+    let Some(folder) = shared() else { return };
+    let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
+    let row = |seed: u64, max_tokens: usize| Row {
+        prompt: vec![5, 6, 7],
+        plan: Plan::Text {
+            max_tokens,
+            stop: vec![],
+            grammar: Some(Grammar::Regex("([a-z]+ )*".into())),
+            ignore_eos: seed.is_multiple_of(3),
+        },
+        sampling: Sampling { temperature: 1.2, min_p: 0.001, ..Sampling::default() },
+        seed,
+        logprobs: false,
+    };
+    let outputs = run(&engine, (0..24).map(|seed| row(seed, 20 + 5 * seed as usize)).collect());
+    let ended = |o: &RowOutput| o.finish != Finish::Length;
+    assert!(outputs.iter().any(|o| o.finish == Finish::Eos), "the end is always within reach");
+    for output in &outputs {
+        let lower = output.text.chars().all(|c| c.is_ascii_lowercase() || c == ' ');
+        assert!(lower && !output.text.contains("  ") && !output.text.starts_with(' '), "{}", output.text);
+        assert!(!ended(output) || output.text.is_empty() || output.text.ends_with(' '), "{}", output.text);
+    }
+}
+
+#[test]
 fn a_dialogue_that_goes_on_reads_only_what_is_new() {
     let Some(folder) = shared() else { return };
     let engine = Engine::new(load(folder.join("models/llama3_rope")), EngineOptions::default());
@@ -455,19 +507,25 @@ fn a_prompt_that_does_not_fit_fails_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Rows of different lengths, shared beginnings, sampled and scripted: alone, together, in any chunk, in waves, twice.
+    /// Rows of different lengths, shared beginnings, sampled and scripted: alone, together, in any chunk, in waves, on any
+    /// number of threads, twice.
     #[test]
     fn a_row_gives_the_same_tokens_in_any_company(
-        lengths in prop::collection::vec(1usize..60, 2..6), chunk in 1usize..50, least in 1usize..20, wave in any::<bool>()
+        name in prop::sample::select(vec!["llama3_rope", "mistral_window", "qwen3", "phi3_longrope"]),
+        lengths in prop::collection::vec(1usize..60, 2..6), shared_tokens in 0u32..50,
+        chunk in 1usize..50, least in 1usize..20, wave in any::<bool>(), threads in prop::sample::select(vec![1, 2, 4]),
+        (temperature, top_p, top_k, penalty) in (0.0..1.5f64, 0.5..1.0f64, 0usize..30, 0.9..1.3f64),
     ) {
         let Some(folder) = shared() else { return Ok(()) };
-        let model = load(folder.join("models/llama3_rope"));
-        let sampling = Sampling { temperature: 0.9, top_p: 0.95, ..Sampling::default() };
+        let model = load(folder.join("models").join(name));
+        let sampling =
+            Sampling { temperature, top_p, top_k, repetition_penalty: penalty, min_p: 0.01, no_repeat_ngram: 0 };
         let rows: Vec<Row> = lengths.iter().enumerate().map(|(i, &n)| {
-            let prompt: Vec<u32> = (0..n as u32).map(|t| if t < 20 { t + 7 } else { t * (i as u32 + 1) % 400 }).collect();
-            if i % 2 == 0 {
+            let other = |t: u32| t * (i as u32 + 1) % 400;
+            let prompt: Vec<u32> = (0..n as u32).map(|t| if t < shared_tokens { t + 7 } else { other(t) }).collect();
+            if i % 2 == 0 || model.tokenizer.is_missing() {
                 text(prompt, 10, sampling.clone(), i as u64)
             } else {
                 Row { prompt, plan: Plan::Script(form()), sampling: sampling.clone(), seed: i as u64, logprobs: false }
@@ -477,8 +535,9 @@ proptest! {
         let alone: Vec<RowOutput> = rows.iter().map(|r| run(&plain, vec![r.clone()]).remove(0)).collect();
         let options = EngineOptions { chunk, least_shared: least, cache_bytes: wave.then_some(1 << 18) };
         let engine = Engine::new(model, options);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for _ in 0..2 {
-            let together = run(&engine, rows.clone());
+            let together = pool.install(|| run(&engine, rows.clone()));
             for (a, b) in alone.iter().zip(&together) {
                 prop_assert_eq!(&a.tokens, &b.tokens);
                 prop_assert_eq!(&a.logprobs, &b.logprobs);

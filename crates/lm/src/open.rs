@@ -49,7 +49,12 @@ pub fn open(reference: &ModelRef, options: &OpenOptions) -> Result<Box<dyn Langu
 pub fn open_local(reference: &ModelRef, options: &OpenOptions) -> Result<Local, LmError> {
     let (device, _) = device(options.device)?;
     let load = LoadOptions { device, dtype: options.dtype, trainable: false };
-    let unusable = |e: models::ModelError| LmError::Model(e.to_string());
+    // Every message says where: those about a tensor know no file.
+    let unusable = |e: models::ModelError| {
+        let (what, place) = (e.to_string(), reference.to_string());
+        let is_placed = what.contains(place.split('+').next().unwrap_or_default());
+        LmError::Model(if is_placed { what } else { format!("{place}: {what}") })
+    };
     let model = match reference {
         ModelRef::Builtin(name) => {
             let Some(shipped) = builtin::shipped(name) else {

@@ -1,5 +1,6 @@
 //! Any OpenAI-compatible server behind [`LanguageModel`]: `/chat/completions`, streamed, with retries.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::{FutureExt, StreamExt, stream};
@@ -47,10 +48,15 @@ pub struct Server {
     model: String,
     options: ServerOptions,
     client: reqwest::Client,
+    /// What it has refused so far; later requests are asked without it at once.
+    terms: Mutex<Terms>,
     /// There until the drop.
     runtime: Option<tokio::runtime::Runtime>,
     info: ModelInfo,
 }
+
+/// Bytes after which an answer is no answer any more.
+const LARGEST_ANSWER: usize = 256 << 20;
 
 /// What came of one try.
 enum Failure {
@@ -75,6 +81,8 @@ impl Server {
         let fail = |e: &dyn std::fmt::Display| LmError::Remote(format!("{base}: {e}"));
         let client = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(10))
+            // A server that points elsewhere is not followed: the user named this one.
+            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("cycle/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| fail(&e))?;
@@ -87,7 +95,8 @@ impl Server {
             builtin: false,
             parameters: None,
         };
-        Ok(Self { base: base.into(), model: model.into(), options, client, runtime: Some(runtime), info })
+        let (base, model, terms) = (base.into(), model.into(), Mutex::default());
+        Ok(Self { base, model, options, client, terms, runtime: Some(runtime), info })
     }
 
     /// One request, with the log-probability of every token of the answer and of the `top` (0 to 20) likeliest in its
@@ -112,6 +121,19 @@ impl Server {
             return Ok(runtime.block_on(work));
         }
         std::thread::scope(|scope| scope.spawn(|| runtime.block_on(work)).join()).map_err(|_| closed())
+    }
+
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        self.terms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the terms on which the server has answered. Only then: a request that fails on any terms was refused for
+    /// something else.
+    fn agree(&self, terms: Terms) {
+        let mut known = self.terms();
+        if known.join(terms) {
+            tracing::warn!("{}: this server refuses {known}; it is asked without", self.base);
+        }
     }
 
     fn failed(&self, what: &str) -> LmError {
@@ -139,22 +161,21 @@ impl Server {
         progress: &dyn Progress,
     ) -> Result<(Completion, Vec<ServerToken>), LmError> {
         let deadline = Instant::now() + self.options.deadline;
-        let mut terms = Terms { extras: true, completion_tokens: false };
+        let mut terms = self.terms().clone();
         let mut attempt = 0;
         loop {
             let outcome = tokio::select! {
-                outcome = self.once(request, terms, top) => outcome,
+                outcome = self.once(request, &terms, top) => outcome,
                 why = self.enough(deadline, progress) => return Err(why),
             };
             let (what, wait) = match outcome {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.agree(terms);
+                    return Ok(answer);
+                }
                 Err(Failure::Final(what)) => return Err(self.failed(&what)),
                 Err(Failure::Refused(what)) => {
-                    if what.contains("max_completion_tokens") && !terms.completion_tokens {
-                        terms.completion_tokens = true;
-                    } else if terms.extras {
-                        terms.extras = false;
-                    } else {
+                    if !terms.learn(&what) {
                         return Err(self.failed(&what));
                     }
                     continue;
@@ -171,6 +192,7 @@ impl Server {
                     self.failed(&format!("{what}; another try in {} s would be too late", pause.as_secs()))
                 );
             }
+            tracing::warn!("{}: {what}; another try in {:.1} s", self.base, pause.as_secs_f64());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 why = self.enough(deadline, progress) => return Err(why),
@@ -190,7 +212,7 @@ impl Server {
     async fn once(
         &self,
         request: &Request,
-        terms: Terms,
+        terms: &Terms,
         top: Option<u8>,
     ) -> Result<(Completion, Vec<ServerToken>), Failure> {
         let started = Instant::now();
@@ -208,7 +230,9 @@ impl Server {
         }
         let answer = self.read(response).await?;
         let Some(finish) = answer.finish() else {
-            return Err(passing("the stream ended in the middle".into()));
+            let what =
+                if answer.begun { "the stream ended in the middle" } else { "the answer holds no choices" };
+            return Err(passing(what.into()));
         };
         let Answer { mut text, tokens, mut usage, .. } = answer;
         usage.seconds = started.elapsed().as_secs_f64();
@@ -238,6 +262,7 @@ impl Server {
             400 | 422 => Failure::Refused(what),
             401 | 403 => Failure::Final(format!("{what} (is CYCLE_API_KEY right?)")),
             404 => Failure::Final(format!("{what} (is the address right, and the model {}?)", self.model)),
+            300..=399 => Failure::Final(format!("{what} (the server points elsewhere; name that address)")),
             _ => Failure::Final(what),
         }
     }
@@ -247,6 +272,7 @@ impl Server {
         let streamed = !kind.starts_with("application/json");
         let mut answer = Answer::default();
         let mut pending: Vec<u8> = Vec::new();
+        let mut read = 0;
         let mut parts = response.bytes_stream();
         loop {
             let part = match tokio::time::timeout(self.options.silence, parts.next()).await {
@@ -255,6 +281,10 @@ impl Server {
                 Ok(Some(Err(e))) => return Err(passing(format!("the stream was cut ({})", reason(&e)))),
                 Ok(Some(Ok(bytes))) => bytes,
             };
+            read += part.len();
+            if read > LARGEST_ANSWER {
+                return Err(Failure::Final(format!("an answer of more than {LARGEST_ANSWER} bytes")));
+            }
             pending.extend_from_slice(&part);
             while let Some(end) = pending.iter().position(|b| *b == b'\n').filter(|_| streamed) {
                 let line: Vec<u8> = pending.drain(..=end).collect();

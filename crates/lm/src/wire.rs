@@ -1,6 +1,8 @@
 //! What is said on the wire: the body of a request, and an answer put together from its events. No input or output
 //! happens here.
 
+use std::collections::BTreeSet;
+
 use inference::Grammar;
 use serde_json::{Value, json};
 
@@ -17,17 +19,57 @@ pub struct ServerToken {
     pub top: Vec<(String, f64)>,
 }
 
+/// Options beyond the oldest ones; a server that refuses one is asked without it. The last three are not in OpenAI's own
+/// interface; vLLM, llama.cpp and others know them.
+const EXTRAS: [&str; 7] =
+    ["response_format", "logprobs", "stream_options", "seed", "top_k", "min_p", "repetition_penalty"];
+
 /// Which dialect a server turned out to speak.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Terms {
-    /// Options beyond the oldest ones: seed, schema, log-probabilities, usage, samplers of its own.
-    pub(crate) extras: bool,
+    /// Of [`EXTRAS`], those it has refused.
+    refused: BTreeSet<&'static str>,
     /// The limit is called `max_completion_tokens`.
-    pub(crate) completion_tokens: bool,
+    completion_tokens: bool,
+}
+
+impl Terms {
+    /// Takes a refusal in: the options that it names are left out from now on, all of them if it names none. False if
+    /// there is nothing left to give up.
+    pub(crate) fn learn(&mut self, refusal: &str) -> bool {
+        if refusal.contains("max_completion_tokens") && !self.completion_tokens {
+            self.completion_tokens = true;
+            return true;
+        }
+        let mut left: Vec<&str> = EXTRAS.into_iter().filter(|e| !self.refused.contains(e)).collect();
+        let is_named = |extra: &&str| {
+            refusal.contains(*extra) || (*extra == "response_format" && refusal.contains("json_schema"))
+        };
+        if left.iter().any(is_named) {
+            left.retain(is_named);
+        }
+        self.refused.extend(&left);
+        !left.is_empty()
+    }
+
+    /// Takes over what another request has learned; true if an option more is left out now.
+    pub(crate) fn join(&mut self, other: Self) -> bool {
+        let before = self.refused.len();
+        self.refused.extend(other.refused);
+        self.completion_tokens |= other.completion_tokens;
+        self.refused.len() > before
+    }
+}
+
+impl std::fmt::Display for Terms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<&str> = self.refused.iter().copied().collect();
+        f.write_str(&names.join(", "))
+    }
 }
 
 /// The body of a request; with `top`, log-probabilities are asked for.
-pub(crate) fn request_body(model: &str, request: &Request, terms: Terms, top: Option<u8>) -> Value {
+pub(crate) fn request_body(model: &str, request: &Request, terms: &Terms, top: Option<u8>) -> Value {
     let mut messages = request.messages.clone();
     if !request.prefill.is_empty() {
         messages.push(Message::assistant(request.prefill.clone()));
@@ -42,27 +84,28 @@ pub(crate) fn request_body(model: &str, request: &Request, terms: Terms, top: Op
     if !request.stop.is_empty() {
         body["stop"] = json!(request.stop);
     }
-    if !terms.extras {
-        return body;
-    }
-    body["stream_options"] = json!({"include_usage": true});
+    let mut extra = |name: &'static str, value: Value| {
+        if !terms.refused.contains(name) {
+            body[name] = value;
+        }
+    };
+    extra("stream_options", json!({"include_usage": true}));
     // Servers read a signed number.
-    body["seed"] = json!(request.seed >> 1);
-    // Not in OpenAI's own interface; vLLM, llama.cpp and others know them.
+    extra("seed", json!(request.seed >> 1));
     if sampling.top_k > 0 {
-        body["top_k"] = json!(sampling.top_k);
+        extra("top_k", json!(sampling.top_k));
     }
     if sampling.min_p > 0.0 {
-        body["min_p"] = json!(sampling.min_p);
+        extra("min_p", json!(sampling.min_p));
     }
     if sampling.repetition_penalty != 1.0 {
-        body["repetition_penalty"] = json!(sampling.repetition_penalty);
+        extra("repetition_penalty", json!(sampling.repetition_penalty));
     }
     if let Output::Constrained(Grammar::JsonSchema(schema)) = &request.output {
-        body["response_format"] = json!({"type": "json_schema",
-            "json_schema": {"name": "answer", "schema": schema, "strict": true}});
+        let named = json!({"name": "answer", "schema": schema, "strict": true});
+        extra("response_format", json!({"type": "json_schema", "json_schema": named}));
     }
-    if let Some(top) = top {
+    if let Some(top) = top.filter(|_| !terms.refused.contains("logprobs")) {
         body["logprobs"] = json!(true);
         body["top_logprobs"] = json!(top.min(20));
     }
@@ -75,6 +118,8 @@ pub(crate) struct Answer {
     pub(crate) text: String,
     pub(crate) tokens: Vec<ServerToken>,
     pub(crate) usage: Usage,
+    /// A part of an answer has come.
+    pub(crate) begun: bool,
     ending: Option<Finish>,
     whole: bool,
 }
@@ -110,6 +155,7 @@ impl Answer {
             return Err(message);
         }
         let choice = &event["choices"][0];
+        self.begun |= !choice.is_null();
         self.text.push_str(choice[part]["content"].as_str().unwrap_or_default());
         for token in choice["logprobs"]["content"].as_array().into_iter().flatten() {
             self.tokens.extend(server_token(token));

@@ -26,6 +26,10 @@ enum Act {
     Scored(&'static str),
     /// 400 with a message.
     Refuse(&'static str),
+    /// 400 with a message for as long as this is in the body, else an answer.
+    Without(&'static str, &'static str),
+    /// 307 to another address.
+    Elsewhere(String),
     Malformed,
     Hang,
     /// What was asked, and how many requests were under way; the earlier the request, the later the answer.
@@ -76,6 +80,16 @@ async fn play(act: Act, asked: Value) -> Response<Body> {
         Act::Refuse(message) => {
             let mut response = Response::new(Body::from(json!({"error": {"message": message}}).to_string()));
             *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
+        Act::Without(option, message) => match asked.get(option) {
+            Some(_) => Box::pin(play(Act::Refuse(message), asked)).await,
+            None => Box::pin(play(Act::Say("hello"), asked)).await,
+        },
+        Act::Elsewhere(address) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            response.headers_mut().insert("location", address.parse().unwrap());
             response
         }
         Act::Cut(text) => stream(vec![Ok(event(text, Value::Null)), Err(std::io::Error::other("cut"))]),
@@ -164,6 +178,7 @@ fn passing_failures_are_tried_again() {
         Act::Cut("hel"),
         Act::Malformed,
         Act::Whole(json!({"error": "busy"})),
+        Act::Whole(json!({})),
         Act::Hang,
     ] {
         let (answer, log) = ask(vec![act, Act::Say("hello")]);
@@ -196,6 +211,55 @@ fn a_server_that_knows_no_schema_is_asked_without_one() {
     assert_eq!(server.complete(&[request], &Silent).unwrap().remove(0).unwrap().text, "{}");
     let log = log.lock().unwrap();
     assert!(log[0].1.get("response_format").is_some() && log[1].1.get("response_format").is_none());
+}
+
+fn schema_request() -> Request {
+    let mut request = Request::new(vec![Message::user("hi")], 9);
+    request.output = Output::Constrained(Grammar::JsonSchema(json!({"type": "object"})));
+    request
+}
+
+#[test]
+fn only_the_option_that_a_server_names_is_given_up_and_only_once() {
+    for (option, message, kept) in [
+        ("seed", "unknown field `seed`", "response_format"),
+        ("response_format", "json_schema is not supported", "seed"),
+        ("stream_options", "Extra inputs are not permitted: stream_options", "response_format"),
+    ] {
+        let (base, log) = serve(vec![Act::Without(option, message)]);
+        let server = Server::new(&base, "m", quick()).unwrap();
+        for _ in 0..2 {
+            assert_eq!(
+                server.complete(&[schema_request()], &Silent).unwrap().remove(0).unwrap().text,
+                "hello"
+            );
+        }
+        let log = log.lock().unwrap();
+        assert_eq!(log.len(), 3, "the second request knows");
+        assert!(log[1..].iter().all(|(_, body)| body.get(option).is_none() && body.get(kept).is_some()));
+    }
+}
+
+#[test]
+fn a_prompt_that_is_refused_on_any_terms_changes_none() {
+    let too_long = "This model's maximum context length is 8 tokens";
+    let (base, log) = serve(vec![Act::Refuse(too_long), Act::Refuse(too_long), Act::Say("hello")]);
+    let server = Server::new(&base, "m", quick()).unwrap();
+    let error = server.complete(&[schema_request()], &Silent).unwrap().remove(0).unwrap_err();
+    assert!(error.to_string().contains("maximum context length"), "{error}");
+    assert!(server.complete(&[schema_request()], &Silent).unwrap().remove(0).is_ok());
+    assert!(log.lock().unwrap()[2].1.get("response_format").is_some());
+}
+
+#[test]
+fn a_server_that_points_elsewhere_is_not_followed_and_one_that_is_not_there_is_said() {
+    let (other, other_log) = serve(vec![Act::Say("hello")]);
+    let (answer, _) = ask(vec![Act::Elsewhere(format!("{other}/chat/completions"))]);
+    assert!(answer.unwrap_err().to_string().contains("points elsewhere"));
+    assert!(other_log.lock().unwrap().is_empty());
+    let server = Server::new("http://127.0.0.1:9/v1", "m", quick()).unwrap();
+    let error = server.complete(&[schema_request()], &Silent).unwrap().remove(0).unwrap_err();
+    assert!(error.to_string().contains("refused") && error.to_string().contains("127.0.0.1:9"), "{error}");
 }
 
 #[test]

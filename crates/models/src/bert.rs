@@ -277,6 +277,12 @@ fn optional(folder: &Path, name: &str) -> Result<Value, ModelError> {
 }
 
 fn sizes(folder: &Path) -> Result<Sizes, ModelError> {
+    if folder.is_file() {
+        return Err(ModelError::invalid(
+            folder,
+            "is a file; embedding needs the folder of a BERT checkpoint",
+        ));
+    }
     let path = folder.join("config.json");
     let config: Value = serde_json::from_slice(&read(&path)?).map_err(|e| ModelError::invalid(&path, e))?;
     if config["model_type"] != "bert" {

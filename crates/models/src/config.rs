@@ -103,3 +103,59 @@ pub struct DecoderConfig {
     /// The head is the embedding.
     pub tie_word_embeddings: bool,
 }
+
+/// Far beyond any published model; what is larger is a damaged file, and nothing of that size may be allocated.
+pub(crate) const MOST_LAYERS: usize = 4_096;
+const LARGEST: [(&str, usize); 6] = [
+    ("layers", MOST_LAYERS),
+    ("attention heads", 65_536),
+    ("wide heads", 65_536),
+    ("wide hidden states", 1 << 20),
+    ("wide feed-forward layers", 1 << 22),
+    ("tokens in its vocabulary", 1 << 20),
+];
+
+impl DecoderConfig {
+    /// What makes no sense about these sizes, whatever file they came from.
+    pub(crate) fn nonsense(&self) -> Option<String> {
+        let (heads, kv_heads, turned) = (self.num_heads, self.num_kv_heads, self.rope.rotary_dim);
+        let sizes = [
+            self.num_layers,
+            heads,
+            self.head_dim,
+            self.hidden_size,
+            self.intermediate_size,
+            self.vocab_size,
+        ];
+        for ((what, largest), size) in LARGEST.into_iter().zip(sizes) {
+            if size == 0 || size > largest {
+                return Some(format!("{size} {what}; 1 to {largest} make sense"));
+            }
+        }
+        if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Some(format!("{heads} attention heads cannot share {kv_heads} key heads"));
+        }
+        if turned == 0 || !turned.is_multiple_of(2) || turned > self.head_dim {
+            return Some(format!("rotary dimension {turned} of a head of {}", self.head_dim));
+        }
+        if self.max_position_embeddings == 0 {
+            return Some("a context of 0 tokens".into());
+        }
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let scaling = match &self.rope.scaling {
+            RopeScaling::None => true,
+            RopeScaling::Linear { factor } => positive(*factor),
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, .. } => {
+                positive(*factor) && positive(*low_freq_factor) && high_freq_factor > low_freq_factor
+            }
+            RopeScaling::LongRope { short_factor, long_factor, attention_factor, .. } => {
+                let mut all = short_factor.iter().chain(long_factor).chain([attention_factor]);
+                all.all(|&x| positive(x))
+            }
+        };
+        if !scaling || !positive(self.rope.theta) {
+            return Some("rotary frequencies of a factor or base that is not above 0".into());
+        }
+        (!positive(self.rms_norm_eps)).then(|| format!("rms_norm_eps {}", self.rms_norm_eps))
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{Architecture, DecoderConfig, Rope, RopeScaling};
+use crate::config::{Architecture, DecoderConfig, MOST_LAYERS, Rope, RopeScaling};
 use crate::error::ModelError;
 
 struct Fields<'a> {
@@ -61,29 +61,28 @@ pub fn parse(value: &Value, path: &Path) -> Result<DecoderConfig, ModelError> {
     {
         return Err(ModelError::invalid(path, format!("hidden_act {act:?} is not supported, only silu")));
     }
+    if let Some(q) = f.get("quantization_config") {
+        let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("in some way");
+        return Err(ModelError::invalid(
+            path,
+            format!("the weights are quantised ({method}); take the original ones or a GGUF file"),
+        ));
+    }
     let hidden_size = f.count("hidden_size")?;
     let num_heads = f.count("num_attention_heads")?;
     let num_layers = f.count("num_hidden_layers")?;
     let num_kv_heads = f.optional("num_key_value_heads")?.unwrap_or(num_heads);
-    if num_heads == 0 || num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
-        return Err(ModelError::invalid(
-            path,
-            format!("{num_heads} attention heads cannot share {num_kv_heads} key heads"),
-        ));
+    // Before anything is sized by it.
+    if num_heads == 0 || num_layers > MOST_LAYERS {
+        return Err(ModelError::invalid(path, format!("has {num_heads} heads and {num_layers} layers")));
     }
     let default_dim = if architecture == Architecture::Qwen3 { 128 } else { hidden_size / num_heads };
     let head_dim = f.optional("head_dim")?.unwrap_or(default_dim);
     let max_position_embeddings = f.optional("max_position_embeddings")?.unwrap_or(2048);
     let rope = rope(&f, architecture, head_dim, max_position_embeddings)?;
-    if rope.rotary_dim % 2 != 0 || rope.rotary_dim > head_dim || rope.rotary_dim == 0 {
-        return Err(ModelError::invalid(
-            path,
-            format!("rotary dimension {} of a head of {head_dim}", rope.rotary_dim),
-        ));
-    }
     let biased = f.flag("attention_bias").unwrap_or(false);
     let qkv_bias = architecture == Architecture::Qwen2 || biased;
-    Ok(DecoderConfig {
+    let config = DecoderConfig {
         architecture,
         vocab_size: f.count("vocab_size")?,
         hidden_size,
@@ -101,7 +100,11 @@ pub fn parse(value: &Value, path: &Path) -> Result<DecoderConfig, ModelError> {
         mlp_bias: f.flag("mlp_bias").unwrap_or(false),
         qk_norm: architecture == Architecture::Qwen3,
         tie_word_embeddings: f.flag("tie_word_embeddings").unwrap_or(false),
-    })
+    };
+    match config.nonsense() {
+        Some(what) => Err(ModelError::invalid(path, what)),
+        None => Ok(config),
+    }
 }
 
 fn windows(

@@ -32,5 +32,7 @@ pub use hf_config::parse as parse_config;
 pub use model::{LoadOptions, Model, ModelSource};
 pub use moment::Moment;
 pub use tokenizer::{TextStream, Tokenizer};
-pub use verify::{Description, Memory, Verification, describe, describe_bytes, is_text_encoder, verify};
+pub use verify::{
+    Description, Memory, Verification, describe, describe_bytes, is_text_encoder, verify, verify_bytes,
+};
 pub use weights::{SafetensorsFolder, WeightSource};

@@ -176,11 +176,13 @@ impl Model {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let bare = self.tokenizer.encode(text)?;
-        match self.bos {
+        let ids = self.tokenizer.encode_with_special(text)?;
+        match ids.as_slice() {
             // The text brought its own.
-            Some(bos) if bare.first() == Some(&bos) => Ok(bare),
-            _ => self.tokenizer.encode_with_special(text),
+            [first, second, ..] if first == second && self.tokenizer.is_special(*first) => {
+                self.tokenizer.encode(text)
+            }
+            _ => Ok(ids),
         }
     }
 
@@ -189,6 +191,10 @@ impl Model {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>, ModelError> {
+        if self.chat_is_fallback {
+            // Our own template writes none; the tokenizer adds it where the model wants one.
+            return self.encode_plain(rendered);
+        }
         self.tokenizer.encode(rendered)
     }
 }

@@ -11,7 +11,7 @@ use crate::chat::ChatTemplate;
 use crate::config::DecoderConfig;
 use crate::error::ModelError;
 use crate::gguf::Gguf;
-use crate::hash::sha256_of_files;
+use crate::hash::{sha256_of_bytes, sha256_of_files};
 use crate::inventory::{inventory, parameters};
 use crate::model::{ModelSource, Parts, adapted, folder_parts, gguf_parts};
 use crate::weights::{SafetensorsFolder, WeightSource, read};
@@ -111,7 +111,10 @@ pub fn verify(source: &ModelSource) -> Verification {
         }
     }
     if is_text_encoder(&source.path) {
-        report.faults.extend(TextEncoder::load(&source.path).err());
+        match TextEncoder::load(&source.path).and_then(|_| SafetensorsFolder::open(&source.path)) {
+            Ok(weights) => report.tensors = weights.names().len(),
+            Err(e) => report.faults.push(e),
+        }
         return report;
     }
     let opened = source.is_gguf().and_then(|gguf| {
@@ -122,6 +125,17 @@ pub fn verify(source: &ModelSource) -> Verification {
             Ok((folder_parts(&source.path)?, adapted(SafetensorsFolder::open(&source.path)?, source)?))
         }
     });
+    match opened {
+        Ok((parts, weights)) => check(&parts, &weights, &mut report),
+        Err(e) => report.faults.push(e),
+    }
+    report
+}
+
+/// As [`verify`], for a GGUF file in memory.
+pub fn verify_bytes(name: &str, bytes: &'static [u8]) -> Verification {
+    let mut report = Verification { sha256: Some(sha256_of_bytes(bytes)), ..Verification::default() };
+    let opened = Gguf::from_bytes(Path::new(name), Arc::new(bytes)).and_then(|g| Ok((gguf_parts(&g)?, g)));
     match opened {
         Ok((parts, weights)) => check(&parts, &weights, &mut report),
         Err(e) => report.faults.push(e),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use kernels::{Mmap, mmap};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 
 use crate::error::ModelError;
 
@@ -118,10 +118,17 @@ impl WeightSource for SafetensorsFolder {
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
         let (path, header) = self.find(name)?;
         let view = header.tensor(name).map_err(|e| ModelError::invalid(path, e))?;
-        let dtype: DType = view
-            .dtype()
-            .try_into()
-            .map_err(|_| ModelError::invalid(path, format!("{name} has the type {:?}", view.dtype())))?;
+        // Whole numbers and 8-bit floats are halves of a quantised weight: without their scales they mean nothing.
+        let dtype = match view.dtype() {
+            Dtype::F64 => DType::F64,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => {
+                let what = format!("{name} has the type {other}; F32, F16 and BF16 weights are read");
+                return Err(ModelError::invalid(path, what));
+            }
+        };
         Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?)
     }
 

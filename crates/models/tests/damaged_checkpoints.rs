@@ -147,6 +147,56 @@ fn other_activations_and_rope_scalings_are_refused() {
 }
 
 #[test]
+fn sizes_beyond_reason_are_refused_before_anything_is_allocated() {
+    let huge = 1u64 << 39;
+    for (key, value) in [
+        ("num_hidden_layers", json!(huge)),
+        ("vocab_size", json!(huge)),
+        ("head_dim", json!(huge)),
+        ("hidden_size", json!(huge)),
+        ("intermediate_size", json!(huge)),
+        ("num_attention_heads", json!(huge)),
+        ("num_attention_heads", json!(0)),
+        ("num_hidden_layers", json!(-1)),
+        ("max_position_embeddings", json!(0)),
+        ("rope_theta", json!(-1.0)),
+        ("rope_scaling", json!({"type": "linear", "factor": 0.0})),
+        ("rms_norm_eps", json!(0.0)),
+    ] {
+        let message = damaged("huge", |folder| {
+            let mut other = config();
+            other[key] = value.clone();
+            std::fs::write(folder.join("config.json"), other.to_string()).unwrap();
+            // Without a tokenizer one is made of the vocabulary's size.
+            std::fs::remove_file(folder.join("tokenizer.json")).unwrap();
+        });
+        assert!(message.contains("config.json"), "{key} {value}: {message}");
+    }
+}
+
+#[test]
+fn quantised_folders_and_whole_numbers_are_no_weights() {
+    let message = damaged("fp8", |folder| {
+        let mut other = config();
+        other["quantization_config"] = json!({"quant_method": "fp8"});
+        std::fs::write(folder.join("config.json"), other.to_string()).unwrap();
+    });
+    assert!(message.contains("fp8") && message.contains("GGUF"), "{message}");
+    let message = damaged("int", |folder| {
+        let mut tensors = weights();
+        let ones = Tensor::ones((32, 32), candle_core::DType::I64, &Device::Cpu).unwrap();
+        tensors.insert("model.layers.0.self_attn.o_proj.weight".into(), ones);
+        save(folder, &tensors);
+    });
+    assert!(message.contains("o_proj.weight has the type I64"), "{message}");
+    for garbage in ["", "{", "[]", "{\"model_type\": 7}", "null"] {
+        let message =
+            damaged("config", |folder| std::fs::write(folder.join("config.json"), garbage).unwrap());
+        assert!(message.contains("config.json") || message.contains("architecture"), "{message}");
+    }
+}
+
+#[test]
 fn truncated_empty_and_absent_files_are_refused() {
     let cut = damaged("cut", |folder| {
         let path = folder.join("model.safetensors");

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use models::{Decoder, DecoderOptions, KvCache, SafetensorsFolder, Segment, SequenceId, Step, parse_config};
+use models::{
+    Decoder, DecoderOptions, KvCache, RopeRegime, SafetensorsFolder, Segment, SequenceId, Step, parse_config,
+};
 use serde_json::Value;
 
 const CHECKPOINTS: [&str; 10] = [
@@ -107,6 +109,50 @@ fn logits_and_hidden_states_are_those_of_transformers() {
     }
 }
 
+#[test]
+fn frequencies_are_those_of_transformers() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        for (key, regime) in [
+            ("inv_freq", RopeRegime::Short),
+            ("inv_freq_short", RopeRegime::Short),
+            ("inv_freq_long", RopeRegime::Long),
+        ] {
+            let Some(expected) = case.golden["rope"][key].as_array() else { continue };
+            let got = case.decoder.inverse_frequencies(regime);
+            assert_eq!(got.len(), expected.len(), "{name}");
+            for (f, e) in got.iter().zip(expected) {
+                let e = e.as_f64().unwrap();
+                assert!((f64::from(*f) - e).abs() <= 1e-6 * e, "{name} {key}: {f} for {e}");
+            }
+        }
+    }
+}
+
+/// Half floats are storage: arithmetic stays f32, so a weight of 8 or 11 bits is all that is lost.
+#[test]
+fn bf16_and_f16_come_near() {
+    let Some(folder) = goldens() else { return };
+    for name in CHECKPOINTS {
+        let case = load(&folder, name, "config.json");
+        for (dtype, most) in [(DType::BF16, 0.4), (DType::F16, 0.05)] {
+            let options = DecoderOptions { device: Device::Cpu, dtype, trainable: false };
+            let source = SafetensorsFolder::open(&folder.join(name)).unwrap();
+            let decoder = Decoder::load(case.decoder.config(), &source, &options).unwrap();
+            for prompt in ["p7", "p33", "p96"] {
+                let tokens = ids(&case.golden["prompts"][prompt]["ids"]);
+                let mut cache = decoder.cache();
+                let sequence = start(&decoder, &mut cache, tokens.len());
+                let logits = step(&decoder, &mut cache, &[(sequence, &tokens)]);
+                let last: Vec<f32> = case.tensors[&format!("{prompt}.last")].to_vec1().unwrap();
+                let d = distance(logits.last().unwrap(), &last);
+                assert!(d < most, "{name} {dtype:?} {prompt}: {d}");
+            }
+        }
+    }
+}
+
 /// Greedy continuation; starts again where longrope changes its frequencies.
 fn greedy(decoder: &Decoder, prompt: &[u32], count: usize) -> Vec<u32> {
     let mut cache = decoder.cache();
@@ -186,6 +232,26 @@ fn a_row_has_the_same_bits_alone_batched_chunked_continued_and_forked() {
         let again = step(decoder, &mut cache, &[(s, &prompts[2][40..])]);
         assert!(again == alone[2][40..], "{name}: after truncation");
     }
+}
+
+#[test]
+fn the_cache_grows_by_blocks_and_forks_share_them() {
+    let Some(folder) = goldens() else { return };
+    let decoder = load(&folder, "qwen3", "config.json").decoder;
+    let mut cache = decoder.cache();
+    let block = cache.bytes_for(1);
+    let sequence = start(&decoder, &mut cache, 1);
+    assert_eq!(cache.bytes(), 0, "nothing is set aside");
+    for (tokens, blocks) in [(1, 1), (63, 1), (1, 2), (64, 3)] {
+        step(&decoder, &mut cache, &[(sequence, &vec![7; tokens])]);
+        assert_eq!(cache.bytes(), blocks * block, "{tokens} more");
+    }
+    let forks: Vec<SequenceId> = (0..4).map(|_| cache.fork(sequence, 100).unwrap()).collect();
+    assert_eq!(cache.bytes(), 3 * block, "a fork costs nothing");
+    step(&decoder, &mut cache, &[(forks[0], &[9])]);
+    assert_eq!(cache.bytes(), 4 * block, "a block of its own where it writes");
+    forks.into_iter().chain([sequence]).for_each(|s| cache.release(s));
+    assert_eq!(cache.bytes(), 0);
 }
 
 #[test]

@@ -1,98 +1,21 @@
 //! `cycle generate`, `logprobs`, `embed`: the model alone.
 
-use std::path::Path;
 use std::time::Instant;
 
-use inference::{Finish, Observer, Plan, Row, random::Random};
-use lm::{Local, Message, ModelRef, Sampling};
+use inference::{Observer, Plan, Row, RowError, RowOutput, random::Random};
+use lm::{Local, ModelInfo, ModelRef, Progress, Sampling};
 use models::TextEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use store::Store;
 
 use crate::args::{EmbedArgs, Format, GenerateArgs, LogprobsArgs, PromptArgs};
 use crate::commands::Outcome;
+use crate::commands::prompt::{Asked, Prompt, asked, lines};
 use crate::context::{Context, sampling};
 use crate::failure::{Code, Failure};
 use crate::output::emit;
-use crate::progress::interrupted;
-
-/// A prompt as ids, as text where it has one.
-struct Prompt {
-    ids: Vec<u32>,
-    text: String,
-}
-
-fn usage(what: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::Usage, what)
-}
-
-fn json_file(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|e| Failure::io(path, &e))
-}
-
-fn from_value(value: &Value, raw: bool, model: &Local) -> Result<Prompt, Failure> {
-    let engine = model.engine().model();
-    if let Some(ids) = value.get("tokens") {
-        let ids: Vec<u32> = serde_json::from_value(ids.clone()).map_err(|e| usage(format!("tokens: {e}")))?;
-        let text = engine.tokenizer.decode(&ids, false).unwrap_or_default();
-        return Ok(Prompt { ids, text });
-    }
-    if let Some(messages) = value.get("messages") {
-        let messages: Vec<Message> =
-            serde_json::from_value(messages.clone()).map_err(|e| usage(format!("messages: {e}")))?;
-        let text = model.render(&messages, "")?;
-        return Ok(Prompt { ids: engine.encode_chat(&text)?, text });
-    }
-    let Some(text) = value.get("prompt").and_then(Value::as_str) else {
-        return Err(usage("a prompt needs prompt, messages or tokens"));
-    };
-    if raw {
-        return Ok(Prompt { ids: engine.encode_plain(text)?, text: text.into() });
-    }
-    let text = model.render(&[Message::user(text)], "")?;
-    Ok(Prompt { ids: engine.encode_chat(&text)?, text })
-}
-
-fn prompts(args: &PromptArgs, model: &Local) -> Result<Vec<Prompt>, Failure> {
-    let mut values: Vec<Value> = args.prompt.iter().map(|p| json!({ "prompt": p })).collect();
-    if let Some(path) = &args.messages {
-        let messages: Value = serde_json::from_slice(&json_file(path)?)
-            .map_err(|e| Failure::new(Code::Input, format!("{}: {e}", path.display())))?;
-        values.push(json!({ "messages": messages }));
-    }
-    if !args.tokens.is_empty() {
-        values.push(json!({ "tokens": args.tokens }));
-    }
-    if let Some(path) = &args.input {
-        for (i, line) in String::from_utf8_lossy(&json_file(path)?).lines().enumerate() {
-            if !line.trim().is_empty() {
-                let value = serde_json::from_str(line).map_err(|e| {
-                    Failure::new(Code::Input, format!("{}, line {}: {e}", path.display(), i + 1))
-                })?;
-                values.push(value);
-            }
-        }
-    }
-    if values.is_empty() {
-        return Err(usage("no prompt: give --prompt, --messages, --tokens or --input"));
-    }
-    values.iter().map(|v| from_value(v, args.raw, model)).collect()
-}
-
-/// Clocks of the two halves of a call.
-struct Clock {
-    started: Instant,
-    first_token: Option<Instant>,
-}
-
-impl Observer for Clock {
-    fn decode(&mut self, _: usize) {
-        self.first_token.get_or_insert_with(Instant::now);
-    }
-    fn cancelled(&mut self) -> bool {
-        interrupted()
-    }
-}
+use crate::progress::{Reporter, interrupted};
 
 /// Runs `cycle generate`.
 ///
@@ -101,131 +24,243 @@ impl Observer for Clock {
 pub fn generate(context: &mut Context, args: &GenerateArgs) -> Result<Outcome, Failure> {
     context.apply(&args.model);
     let reference = context.reference("reviewer")?;
-    let seed = context.seed()?;
-    let sampling = sampling(&args.model, Sampling::default())?;
-    if let ModelRef::Server { .. } = reference {
-        return server(context, args, &reference, sampling, seed);
+    let job = Job {
+        seed: context.seed()?,
+        sampling: sampling(&args.model, Sampling::default())?,
+        max_tokens: args.model.max_tokens.unwrap_or(256),
+        args,
+    };
+    let asked = asked(&args.prompt)?;
+    let (info, samples, usage) = match reference {
+        ModelRef::Server { .. } => job.by_server(context, &reference, asked)?,
+        _ => job.by_engine(context, &reference, asked)?,
+    };
+    let kept = store_all(context, &job, &info, &samples)?;
+    if samples.iter().any(|s| s.result.as_ref().is_err_and(|f| f.code == Code::Interrupted)) {
+        let what = format!("interrupted; {kept} of {} samples are stored", samples.len());
+        return Err(Failure::new(Code::Interrupted, what));
     }
-    let model = context.open_local(&reference)?;
-    let prompts = prompts(&args.prompt, &model)?;
-    let mut rows = Vec::new();
-    for prompt in &prompts {
-        for n in 0..args.n {
-            rows.push(Row {
-                prompt: prompt.ids.clone(),
-                plan: Plan::Text {
-                    max_tokens: args.model.max_tokens.unwrap_or(256),
-                    stop: args.stop.clone(),
-                    grammar: None,
-                    ignore_eos: args.ignore_eos,
-                },
-                sampling: sampling.clone(),
-                seed: if n == 0 { seed } else { Random::derive(seed, n as u64) },
-                logprobs: true,
-            });
-        }
-    }
-    let seeds: Vec<u64> = rows.iter().map(|r| r.seed).collect();
-    let mut clock = Clock { started: Instant::now(), first_token: None };
-    let results = model.engine().run(rows, &mut clock).map_err(|e| Failure::new(Code::Model, e))?;
-    let end = Instant::now();
-    let middle = clock.first_token.unwrap_or(end);
-    let info = lm::LanguageModel::info(&model).clone();
-    let (mut outputs, mut usage, mut look) = (Vec::new(), [0usize; 3], None);
-    let store = context.store().ok();
-    for (i, result) in results.into_iter().enumerate() {
-        let output = match result {
-            Ok(output) => output,
-            Err(inference::RowError::Interrupted) => {
-                return Err(Failure::new(Code::Interrupted, "interrupted"));
-            }
-            Err(e) => {
-                look = Some(Failure::new(Code::Model, &e));
-                outputs.push(json!({"error": e.to_string()}));
-                continue;
-            }
-        };
-        usage[0] += output.prompt_tokens;
-        usage[1] += output.reused;
-        usage[2] += output.generated;
-        if let Some(store) = &store {
-            let prompt = &prompts[i / args.n];
-            let hash: String =
-                Sha256::digest(prompt.text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
-            let id = info.sha256.as_deref().unwrap_or(&info.reference);
-            let sampler = serde_json::to_string(&sampling).unwrap_or_default();
-            store.put_generation(
-                (id, &info.reference),
-                &hash,
-                seeds[i] as i64,
-                &sampler,
-                &output.text,
-                output.generated,
-            )?;
-        }
-        let finish = match output.finish {
-            Finish::Eos => "eos",
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-        };
-        outputs.push(
-            json!({"prompt_tokens": output.prompt_tokens, "tokens": output.tokens, "text": output.text,
-            "logprobs": output.logprobs, "finish": finish}),
-        );
-    }
-    if let (Some(failure), 1) = (&look, outputs.len()) {
-        return Err(Failure::new(failure.code, &failure.what));
+    let failed = samples.iter().filter(|s| s.result.is_err()).count();
+    let outputs: Vec<Value> = samples.iter().map(Sample::shown).collect();
+    if failed == samples.len()
+        && let Some(failure) = samples.into_iter().find_map(|s| s.result.err())
+    {
+        return Err(failure);
     }
     if args.format == Format::Json {
-        let document = json!({"schema": "cycle.generation/1", "model": {"ref": info.reference, "sha256": info.sha256},
-            "outputs": outputs, "usage": {"prompt_tokens": usage[0], "prompt_tokens_reused": usage[1],
-                "generated_tokens": usage[2], "prefill_seconds": (middle - clock.started).as_secs_f64(),
-                "decode_seconds": (end - middle).as_secs_f64()}});
+        let model = json!({"ref": info.reference, "sha256": info.sha256});
+        let document =
+            json!({"schema": "cycle.generation/1", "model": model, "outputs": outputs, "usage": usage});
         emit(&document.to_string(), None)?;
     } else {
         let texts: Vec<&str> = outputs.iter().map(|o| o["text"].as_str().unwrap_or("(failed)")).collect();
         emit(&texts.join("\n\n---\n\n"), None)?;
     }
-    Ok(if look.is_some() { Outcome::Look } else { Outcome::Done })
+    Ok(if failed > 0 { Outcome::Look } else { Outcome::Done })
 }
 
-/// The same through a server.
-fn server(
-    context: &Context,
-    args: &GenerateArgs,
-    reference: &ModelRef,
-    sampling: Sampling,
+/// What is asked of the model, whichever it is.
+struct Job<'a> {
     seed: u64,
-) -> Result<Outcome, Failure> {
-    let model = context.open(reference)?;
-    let mut requests = Vec::new();
-    for prompt in &args.prompt.prompt {
-        for n in 0..args.n {
-            let mut request =
-                lm::Request::new(vec![Message::user(prompt.clone())], args.model.max_tokens.unwrap_or(256));
-            request.sampling = sampling.clone();
-            request.stop = args.stop.clone();
-            request.seed = Random::derive(seed, n as u64);
-            requests.push(request);
+    sampling: Sampling,
+    max_tokens: usize,
+    args: &'a GenerateArgs,
+}
+
+/// One sample of one prompt.
+struct Sample {
+    prompt_sha256: String,
+    seed: u64,
+    result: Result<Written, Failure>,
+}
+
+/// What was written.
+struct Written {
+    text: String,
+    tokens: usize,
+    shown: Value,
+}
+
+impl Sample {
+    fn shown(&self) -> Value {
+        match &self.result {
+            Ok(written) => written.shown.clone(),
+            Err(failure) => json!({"error": failure.what}),
         }
     }
-    if requests.is_empty() {
-        return Err(usage("a server needs --prompt"));
+}
+
+type Answers = (ModelInfo, Vec<Sample>, Value);
+
+impl Job<'_> {
+    /// The seed of the n-th sample of a prompt, the same for every prompt.
+    fn seed_of(&self, n: usize) -> u64 {
+        if n == 0 { self.seed } else { Random::derive(self.seed, n as u64) }
     }
-    let reporter = crate::progress::Reporter::new("server", context.loudness);
-    let mut outputs = Vec::new();
-    for answer in model.complete(&requests, &reporter)? {
-        let answer = answer?;
-        outputs.push(json!({"prompt_tokens": answer.usage.prompt_tokens, "text": answer.text, "finish": answer.finish}));
+
+    fn by_engine(
+        &self,
+        context: &Context,
+        reference: &ModelRef,
+        asked: Vec<Asked>,
+    ) -> Result<Answers, Failure> {
+        let model = context.open_local(reference)?;
+        let prompts = prompts(asked, &self.args.prompt, &model)?;
+        let rows: Vec<Row> = prompts
+            .iter()
+            .flat_map(|prompt| (0..self.args.n).map(move |n| (prompt, n)))
+            .map(|(prompt, n)| Row {
+                prompt: prompt.ids.clone(),
+                plan: Plan::Text {
+                    max_tokens: self.max_tokens,
+                    stop: self.args.stop.clone(),
+                    grammar: None,
+                    ignore_eos: self.args.ignore_eos,
+                },
+                sampling: self.sampling.clone(),
+                seed: self.seed_of(n),
+                logprobs: true,
+            })
+            .collect();
+        let seeds: Vec<u64> = rows.iter().map(|r| r.seed).collect();
+        let mut clock = Clock {
+            started: Instant::now(),
+            first_token: None,
+            reporter: Reporter::new("generate", context.loudness),
+            bound: rows.len() * self.max_tokens,
+        };
+        let results = model.engine().run(rows, &mut clock).map_err(|e| Failure::new(Code::Model, e))?;
+        let end = Instant::now();
+        let middle = clock.first_token.unwrap_or(end);
+        let done = |of: fn(&RowOutput) -> usize| -> usize { results.iter().flatten().map(of).sum() };
+        let usage = json!({"prompt_tokens": done(|o| o.prompt_tokens),
+            "prompt_tokens_reused": done(|o| o.reused), "generated_tokens": done(|o| o.generated),
+            "prefill_seconds": (middle - clock.started).as_secs_f64(),
+            "decode_seconds": (end - middle).as_secs_f64()});
+        let samples = results.into_iter().enumerate().map(|(i, result)| Sample {
+            prompt_sha256: sha256(&prompts[i / self.args.n].text),
+            seed: seeds[i],
+            result: result.map(written).map_err(row_failure),
+        });
+        Ok((lm::LanguageModel::info(&model).clone(), samples.collect(), usage))
     }
-    if args.format == Format::Json {
-        let document = json!({"schema": "cycle.generation/1", "model": model.info(), "outputs": outputs});
-        emit(&document.to_string(), None)?;
-    } else {
-        let texts: Vec<&str> = outputs.iter().filter_map(|o| o["text"].as_str()).collect();
-        emit(&texts.join("\n\n---\n\n"), None)?;
+
+    fn by_server(
+        &self,
+        context: &Context,
+        reference: &ModelRef,
+        asked: Vec<Asked>,
+    ) -> Result<Answers, Failure> {
+        for (given, option) in [(self.args.prompt.raw, "--raw"), (self.args.ignore_eos, "--ignore-eos")] {
+            if given {
+                let what = format!("{option} needs a model of this machine; {reference} is a server");
+                return Err(Failure::new(Code::Usage, what));
+            }
+        }
+        let model = context.open(reference)?;
+        let mut requests = Vec::new();
+        for messages in asked.into_iter().map(Asked::messages) {
+            let messages = messages?;
+            requests.extend((0..self.args.n).map(|n| lm::Request {
+                sampling: self.sampling.clone(),
+                stop: self.args.stop.clone(),
+                seed: self.seed_of(n),
+                ..lm::Request::new(messages.clone(), self.max_tokens)
+            }));
+        }
+        let reporter = Reporter::new("server", context.loudness);
+        let started = Instant::now();
+        let answers = model.complete(&requests, &reporter)?;
+        let seconds = started.elapsed().as_secs_f64();
+        let mut total = lm::Usage::default();
+        answers.iter().flatten().for_each(|a| total += a.usage);
+        // What a server does first and then is not known here.
+        let usage = json!({"prompt_tokens": total.prompt_tokens, "prompt_tokens_reused": total.prompt_tokens_reused,
+            "generated_tokens": total.generated_tokens, "seconds": seconds});
+        let samples = answers.into_iter().zip(&requests).map(|(answer, request)| Sample {
+            prompt_sha256: sha256(&serde_json::to_string(&request.messages).unwrap_or_default()),
+            seed: request.seed,
+            result: answer.map_err(Failure::from).map(|a| Written {
+                shown: json!({"prompt_tokens": a.usage.prompt_tokens, "text": a.text, "finish": a.finish}),
+                tokens: a.usage.generated_tokens,
+                text: a.text,
+            }),
+        });
+        Ok((model.info().clone(), samples.collect(), usage))
     }
-    Ok(Outcome::Done)
+}
+
+fn written(output: RowOutput) -> Written {
+    let finish = match output.finish {
+        inference::Finish::Eos => "eos",
+        inference::Finish::Stop => "stop",
+        inference::Finish::Length => "length",
+    };
+    Written {
+        shown: json!({"prompt_tokens": output.prompt_tokens, "tokens": output.tokens, "text": output.text,
+            "logprobs": output.logprobs, "finish": finish}),
+        tokens: output.generated,
+        text: output.text,
+    }
+}
+
+fn row_failure(error: RowError) -> Failure {
+    let code = match &error {
+        RowError::Interrupted => Code::Interrupted,
+        RowError::Memory { .. } => Code::Resources,
+        _ => Code::Model,
+    };
+    Failure::new(code, error)
+}
+
+/// Keeps what was written; how many that were. A store that cannot be used is said and holds nobody up.
+fn store_all(context: &Context, job: &Job<'_>, info: &ModelInfo, all: &[Sample]) -> Result<usize, Failure> {
+    let store: Store = match context.store() {
+        Ok(store) => store,
+        Err(failure) => {
+            context.note(&format!("not stored: {}", failure.what));
+            return Ok(0);
+        }
+    };
+    let id = info.sha256.as_deref().unwrap_or(&info.reference);
+    let sampler = serde_json::to_string(&job.sampling).unwrap_or_default();
+    let mut kept = 0;
+    for sample in all {
+        let Ok(written) = &sample.result else { continue };
+        let (hash, seed) = (&sample.prompt_sha256, sample.seed as i64);
+        store.put_generation((id, &info.reference), hash, seed, &sampler, &written.text, written.tokens)?;
+        kept += 1;
+    }
+    Ok(kept)
+}
+
+fn prompts(asked: Vec<Asked>, args: &PromptArgs, model: &Local) -> Result<Vec<Prompt>, Failure> {
+    asked.into_iter().map(|a| a.prompt(args.raw, model)).collect()
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Clocks of the two halves of a call.
+struct Clock {
+    started: Instant,
+    first_token: Option<Instant>,
+    reporter: Reporter,
+    bound: usize,
+}
+
+impl Observer for Clock {
+    fn prefill(&mut self, done: usize, total: usize) {
+        self.reporter.prefill(done, total);
+    }
+    fn decode(&mut self, generated: usize) {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.reporter.decode(generated, self.bound);
+    }
+    fn cancelled(&mut self) -> bool {
+        interrupted()
+    }
 }
 
 /// Runs `cycle logprobs`.
@@ -235,9 +270,17 @@ fn server(
 pub fn logprobs(context: &mut Context, args: &LogprobsArgs) -> Result<Outcome, Failure> {
     context.apply(&args.model);
     let reference = context.reference("reviewer")?;
+    let asked = asked(&args.prompt)?;
     let model = context.open_local(&reference)?;
     let mut outputs = Vec::new();
-    for prompt in prompts(&args.prompt, &model)? {
+    for prompt in prompts(asked, &args.prompt, &model)? {
+        if interrupted() {
+            return Err(Failure::new(Code::Interrupted, "interrupted"));
+        }
+        if let Some(at) = args.logits.iter().find(|&&at| at >= prompt.ids.len()) {
+            let what = format!("--logits {at}: the text has {} tokens, counted from 0", prompt.ids.len());
+            return Err(Failure::new(Code::Usage, what));
+        }
         let scored =
             model.engine().logprobs(&prompt.ids, &args.logits).map_err(|e| Failure::new(Code::Model, e))?;
         let mut output =
@@ -266,10 +309,37 @@ pub fn logprobs(context: &mut Context, args: &LogprobsArgs) -> Result<Outcome, F
 /// Runs `cycle embed`.
 ///
 /// # Errors
-/// If the folder holds no BERT.
-pub fn embed(args: &EmbedArgs) -> Result<Outcome, Failure> {
+/// If the folder holds no BERT, or a text is none.
+pub fn embed(context: &Context, args: &EmbedArgs) -> Result<Outcome, Failure> {
+    let mut all: Vec<Asked> = args.prompt.iter().cloned().map(Asked::Prompt).collect();
+    if !args.tokens.is_empty() {
+        all.push(Asked::Tokens(args.tokens.clone()));
+    }
+    all.extend(args.input.as_deref().map(lines).transpose()?.into_iter().flatten());
+    if all.is_empty() {
+        return Err(Failure::new(Code::Usage, "no text: give --prompt, --tokens or --input"));
+    }
     let encoder = TextEncoder::load(&args.model)?;
-    let vectors = encoder.embed(&args.prompt)?;
-    emit(&json!({"schema": "cycle.embedding/1", "embeddings": vectors}).to_string(), None)?;
+    let (mut vectors, mut counts) = (Vec::new(), Vec::new());
+    for (i, text) in all.into_iter().enumerate() {
+        if interrupted() {
+            return Err(Failure::new(Code::Interrupted, "interrupted"));
+        }
+        let (ids, cut) = text.encoded(&encoder)?;
+        if cut {
+            context.note(&format!("text {}: only the first {} tokens are read", i + 1, ids.len()));
+        }
+        vectors.push(encoder.pool(&ids)?);
+        counts.push(json!({"tokens": ids.len(), "cut": cut}));
+    }
+    if args.format == Format::Json {
+        let model = json!({"ref": args.model.display().to_string(), "sha256": encoder.sha256()});
+        let document = json!({"schema": "cycle.embedding/1", "model": model, "width": encoder.width(),
+            "embeddings": vectors, "inputs": counts});
+        emit(&document.to_string(), None)?;
+    } else {
+        let line = |v: &Vec<f32>| v.iter().map(f32::to_string).collect::<Vec<_>>().join(" ");
+        emit(&vectors.iter().map(line).collect::<Vec<_>>().join("\n"), None)?;
+    }
     Ok(Outcome::Done)
 }

@@ -4,6 +4,7 @@ pub mod doctor;
 pub mod generate;
 pub mod judge;
 pub mod models;
+pub mod prompt;
 pub mod read;
 pub mod research;
 pub mod review;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use models::{Description, ModelSource, describe, describe_bytes, verify};
+use models::{Description, ModelSource, describe, describe_bytes, verify, verify_bytes};
 use serde_json::json;
 
 use crate::args::{Format, ModelsCommand};
@@ -131,11 +131,21 @@ fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
 }
 
 fn check(model: &str) -> Result<Outcome, Failure> {
-    let source = ModelSource::parse(model);
-    if !source.path.exists() {
-        return Err(Failure::new(Code::Input, format!("{}: no such file or folder", source.path.display())));
-    }
-    let verification = verify(&source);
+    let verification = match model.strip_prefix("builtin:").and_then(builtin::shipped) {
+        Some(shipped) => verify_bytes(model, shipped.weights),
+        None => {
+            if model.starts_with("builtin:") {
+                // Refused with the names that there are.
+                model.parse::<lm::ModelRef>()?;
+            }
+            let source = ModelSource::parse(model);
+            if !source.path.exists() {
+                let what = format!("{}: no such file or folder", source.path.display());
+                return Err(Failure::new(Code::Input, what));
+            }
+            verify(&source)
+        }
+    };
     for note in &verification.notes {
         emit(&format!("note: {note}"), None)?;
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
-use crate::config::{Architecture, DecoderConfig, Rope, RopeScaling};
+use crate::config::{Architecture, DecoderConfig, MOST_LAYERS, Rope, RopeScaling};
 use crate::error::ModelError;
 use crate::weights::WeightSource;
 use names::hf_name;
@@ -132,25 +132,13 @@ impl Gguf {
         };
         let (hidden_size, num_heads) = (need("embedding_length")?, need("attention.head_count")?);
         let num_kv_heads = self.count(&key("attention.head_count_kv")).unwrap_or(num_heads);
-        if num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
-            return Err(ModelError::invalid(
-                &self.path,
-                format!("{num_heads} attention heads cannot share {num_kv_heads} key heads"),
-            ));
-        }
         let head_dim = self.count(&key("attention.key_length")).unwrap_or(hidden_size / num_heads);
         let num_layers = need("block_count")?;
-        if num_layers > 10_000 {
+        if num_layers > MOST_LAYERS {
             return Err(ModelError::invalid(&self.path, format!("{num_layers} layers")));
         }
         let max_position_embeddings = need("context_length")?;
         let rotary_dim = self.count(&key("rope.dimension_count")).unwrap_or(head_dim);
-        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
-            return Err(ModelError::invalid(
-                &self.path,
-                format!("rotary dimension {rotary_dim} of a head of {head_dim}"),
-            ));
-        }
         let vocab_size = self
             .content
             .tensor_infos
@@ -159,7 +147,7 @@ impl Gguf {
             .ok_or_else(|| ModelError::MissingTensor("token_embd.weight".into()))?;
         let has = |name: &str| self.content.tensor_infos.contains_key(name);
         let window = self.count(&key("attention.sliding_window")).filter(|&w| w > 0);
-        Ok(DecoderConfig {
+        let config = DecoderConfig {
             architecture,
             vocab_size,
             hidden_size,
@@ -181,7 +169,11 @@ impl Gguf {
             mlp_bias: has("blk.0.ffn_up.bias"),
             qk_norm: has("blk.0.attn_q_norm.weight"),
             tie_word_embeddings: !has("output.weight"),
-        })
+        };
+        match config.nonsense() {
+            Some(what) => Err(ModelError::invalid(&self.path, what)),
+            None => Ok(config),
+        }
     }
 
     fn scaling(&self, arch: &str, rotary: usize, context: usize) -> Result<RopeScaling, ModelError> {

@@ -177,7 +177,7 @@ fn merges_from_scores(tokens: &[String], scores: &[f64], ids: &HashMap<&str, usi
 }
 
 /// Names in `tokenizer.ggml.pre` that are written, one per kind.
-const WRITTEN: [&str; 7] = ["smollm", "default", "llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o"];
+const WRITTEN: [&str; 7] = ["smollm", "gpt-2", "llama-bpe", "dbrx", "qwen2", "tekken", "gpt-4o"];
 
 /// The `tokenizer.ggml.pre` of a `tokenizer.json`; `None` if a GGUF file cannot say what it does.
 pub(super) fn kind_of(tokenizer: &serde_json::Value) -> Option<&'static str> {
