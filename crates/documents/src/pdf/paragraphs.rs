@@ -232,10 +232,20 @@ fn heads_alone(text: &str) -> bool {
     }
 }
 
+/// What opens a list of keywords or codes.
+pub(super) const KEYWORDS: [&str; 6] = [
+    "keywords",
+    "key words",
+    "index terms",
+    "ccs concepts",
+    "general terms",
+    "categories and subject descriptors",
+];
+
 /// "Keywords: …", which often stands right below the abstract.
 fn starts_keywords(text: &str) -> bool {
-    let lower: String = text.chars().take(16).collect::<String>().to_lowercase();
-    ["keywords", "key words", "index terms", "ccs concepts"].iter().any(|k| {
+    let lower: String = text.chars().take(48).collect::<String>().to_lowercase();
+    KEYWORDS.iter().any(|k| {
         lower.strip_prefix(k).is_some_and(|rest| rest.trim_start().starts_with([':', '.', '—', '–', '-']))
     })
 }

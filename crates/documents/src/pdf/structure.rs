@@ -2,7 +2,7 @@
 
 use super::classify::{Heading, Kind, classify, emphasised, is_tabular};
 use super::entries::split_references;
-use super::paragraphs::{Measures, Paragraph, append_line, ends_sentence, starts_item};
+use super::paragraphs::{KEYWORDS, Measures, Paragraph, append_line, ends_sentence, starts_item};
 use super::title::{BodyStart, body_start, find_title};
 use crate::headings::{Number, Role, opens_appendix};
 use crate::text::{Vocabulary, ends_in_hyphen, word_count};
@@ -58,8 +58,9 @@ pub(crate) fn assemble(
 fn split_run_in(paragraphs: Vec<Paragraph>) -> Vec<Paragraph> {
     let mut out: Vec<Paragraph> = Vec::with_capacity(paragraphs.len());
     for paragraph in paragraphs {
-        let lower: String = paragraph.text.chars().take(24).collect::<String>().to_lowercase();
-        let lead = ["abstract", "summary", "keywords", "index terms", "key words"].into_iter().find(|w| {
+        let lower: String = paragraph.text.chars().take(48).collect::<String>().to_lowercase();
+        let leads = ["abstract", "summary"].into_iter().chain(KEYWORDS);
+        let lead = leads.into_iter().find(|w| {
             lower.strip_prefix(w).is_some_and(|rest| {
                 let mut rest = rest.chars();
                 match rest.next() {
@@ -145,6 +146,12 @@ impl Builder<'_> {
         while i < paragraphs.len() {
             let p = &paragraphs[i];
             match &kinds[i] {
+                // The foot of the title page, which the drawing order puts between two columns.
+                Kind::Text
+                    if p.page == 0 && state != State::References && crate::scrub::is_imprint(&p.text) =>
+                {
+                    self.front.push(p.text.clone());
+                }
                 Kind::Heading(h) => {
                     if state == State::References && !self.leaves_references(h, p) {
                         self.reference_lines.extend(p.lines.iter().cloned());
