@@ -142,7 +142,9 @@ pub(crate) fn role(heading: &str) -> Option<Role> {
         "credit author",
     ];
     let within = ["acknowledg", "team contribution", "individual contribution", "contribution statement"];
-    if (thanks.iter().any(|t| plain.starts_with(t)) || within.iter().any(|t| plain.contains(t)))
+    // A number is not part of what a heading says.
+    let numbered = plain.starts_with(|c: char| c.is_ascii_digit());
+    if (thanks.iter().any(|t| plain.starts_with(t)) || !numbered && within.iter().any(|t| plain.contains(t)))
         && plain.split(' ').count() <= 8
     {
         return Some(Role::Thanks);

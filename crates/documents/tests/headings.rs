@@ -148,3 +148,20 @@ fn a_running_head_with_names_and_a_page_number_is_not_read() {
     let text = &document.sections.last().unwrap().text;
     assert!(!text.contains("Doe") && !text.contains("57"), "{text}");
 }
+
+#[test]
+fn names_that_are_drawn_last_are_front_matter_where_they_stand() {
+    let mut page = Page(Vec::new(), 60.0)
+        .bold("A Study of Drawing Orders")
+        .line("")
+        .line("")
+        .bold("Abstract")
+        .text("and ends.")
+        .bold("1 Introduction")
+        .text("and goes on to");
+    page.0.retain(|line| !line.3.is_empty());
+    page.0.push(("F1", 72.0, 112.0, "Jane Doe, Example University".to_owned()));
+    let document = read_pages(vec![page, Page(Vec::new(), 60.0).text("and ends.")]);
+    assert_eq!(document.front_matter.as_deref(), Some("Jane Doe, Example University"));
+    assert!(document.sections.iter().all(|s| !s.text.contains("Doe")), "{document:?}");
+}

@@ -148,7 +148,8 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
     }
     let size = last.size.max(line.size);
     let tiny_line = line.chars <= 3 || last.chars <= 3;
-    if (last.size - line.size).abs() > 0.07 * size && !tiny_line {
+    // A mark or index is smaller than its line; the last syllable of a title is no mark of the names below it.
+    if (last.size - line.size).abs() > if tiny_line { 0.35 } else { 0.07 } * size {
         return true;
     }
     if last.bold != line.bold && last.chars >= 3 && line.chars >= 3 {

@@ -112,6 +112,7 @@ struct Flow {
     index: usize,
     page: usize,
     column: u8,
+    size: f32,
     full_last_line: bool,
 }
 
@@ -284,6 +285,15 @@ impl Builder<'_> {
 
     /// Adds a paragraph of running text: as a new one, or as the rest of the last one.
     fn push_flow(&mut self, open: &mut Vec<String>, p: &Paragraph) {
+        // Labels of a figure between two halves of a sentence: the sentence waits for its other half.
+        let interrupts = self.flow.as_ref().is_some_and(|flow| {
+            p.chars() > 6
+                && p.size < 0.9 * flow.size
+                && open.get(flow.index).is_some_and(|last| !ends_sentence(last))
+        });
+        if interrupts {
+            return open.push(p.text.clone());
+        }
         let continues = self.flow.as_ref().is_some_and(|flow| {
             open.get(flow.index).is_some_and(|last| {
                 let unfinished = !ends_sentence(last);
@@ -311,7 +321,7 @@ impl Builder<'_> {
                 open.len() - 1
             }
         };
-        self.flow = Some(Flow { index, page: p.page, column: p.column, full_last_line });
+        self.flow = Some(Flow { index, page: p.page, column: p.column, size: p.size, full_last_line });
     }
 
     /// A caption with, for a table, the rows beside it; and the index of the paragraph to go on with.
