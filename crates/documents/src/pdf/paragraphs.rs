@@ -147,9 +147,9 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
         return true;
     }
     let size = last.size.max(line.size);
-    let tiny_line = line.chars <= 3 || last.chars <= 3;
     // A mark or index is smaller than its line; the last syllable of a title is no mark of the names below it.
-    if (last.size - line.size).abs() > if tiny_line { 0.35 } else { 0.07 } * size {
+    let mark = |a: &Line, b: &Line| a.chars <= 3 && a.size <= b.size + 0.1;
+    if (last.size - line.size).abs() > 0.07 * size && !mark(last, line) && !mark(line, last) {
         return true;
     }
     if last.bold != line.bold && last.chars >= 3 && line.chars >= 3 {
