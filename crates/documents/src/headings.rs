@@ -125,7 +125,8 @@ pub(crate) fn role(heading: &str) -> Option<Role> {
         .collect::<Vec<_>>()
         .join(" ");
     let thanks = [
-        "acknowledg",
+        "acknow",
+        "aknowledg",
         "funding",
         "author contribution",
         "authors contribution",
@@ -140,7 +141,12 @@ pub(crate) fn role(heading: &str) -> Option<Role> {
         "biograph",
         "credit author",
     ];
-    if thanks.iter().any(|t| plain.starts_with(t)) && plain.split(' ').count() <= 8 {
+    let within = ["acknowledg", "team contribution", "individual contribution", "contribution statement"];
+    // A number is not part of what a heading says.
+    let numbered = plain.starts_with(|c: char| c.is_ascii_digit());
+    if (thanks.iter().any(|t| plain.starts_with(t)) || !numbered && within.iter().any(|t| plain.contains(t)))
+        && plain.split(' ').count() <= 8
+    {
         return Some(Role::Thanks);
     }
     Some(match plain.as_str() {
@@ -260,6 +266,9 @@ mod tests {
     fn roles_are_found_whatever_the_case() {
         assert_eq!(role("REFERENCES"), Some(Role::References));
         assert_eq!(role("Acknowledgements and Funding"), Some(Role::Thanks));
+        assert_eq!(role("Contributions and Acknowledgments"), Some(Role::Thanks));
+        assert_eq!(role("Acknowedgement"), Some(Role::Thanks));
+        assert_eq!(role("Contributions"), None);
         assert_eq!(role("Neural nets"), None);
     }
 }

@@ -3,6 +3,7 @@
 use crate::{Document, Finding, ReadError, Severity, latex, pdf, plain};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,10 +53,20 @@ pub(crate) fn gather(path: &Path, options: &ReadOptions) -> Result<Input, ReadEr
     let content = if metadata.is_dir() {
         Content::Folder(latex::gather_folder(path, options)?)
     } else {
+        // A pipe may never end, a device never does.
+        if !metadata.is_file() {
+            return Err(ReadError::NotWhatItSays {
+                path: path.into(),
+                reason: "it is a pipe, a socket or a device; save it as a file first".into(),
+            });
+        }
         if metadata.len() > options.max_bytes {
             return Err(too_large(path, metadata.len(), options));
         }
-        let bytes = std::fs::read(path).map_err(missing)?;
+        let bytes = read_file(path, options.max_bytes).map_err(missing)?;
+        if bytes.len() as u64 > options.max_bytes {
+            return Err(too_large(path, bytes.len() as u64, options));
+        }
         // A single .tex file may \input its neighbours.
         if has_extension(path, &["tex", "ltx", "latex"]) && mentions_files(&bytes) {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -69,6 +80,13 @@ pub(crate) fn gather(path: &Path, options: &ReadOptions) -> Result<Input, ReadEr
         }
     };
     Ok(Input { path: path.into(), content })
+}
+
+/// A file's bytes, at most one more than `limit`, whatever the system says about its length.
+pub(crate) fn read_file(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    std::fs::File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut out)?;
+    Ok(out)
 }
 
 fn mentions_files(bytes: &[u8]) -> bool {
@@ -123,7 +141,8 @@ pub fn read_bytes(bytes: Vec<u8>, path: &Path, options: &ReadOptions) -> Result<
     if bytes.starts_with(&[0x1f, 0x8b]) || bytes.get(257..262) == Some(b"ustar") {
         return latex::read_archive(&bytes, sha256, path, options);
     }
-    if bytes.iter().take(8192).any(|b| *b == 0) || bytes.starts_with(b"PK\x03\x04") {
+    let wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    if !wide && bytes.iter().take(8192).any(|b| *b == 0) || bytes.starts_with(b"PK\x03\x04") {
         return Err(ReadError::NotWhatItSays { path: path.into(), reason: describe(head, "text") });
     }
     let text = decode(&bytes);
@@ -149,7 +168,7 @@ fn describe(head: &[u8], wanted: &str) -> String {
     let what = if start.starts_with("<!doctype html") || start.starts_with("<html") {
         "a web page"
     } else if head.starts_with(b"PK") {
-        "a zip archive (or an Office document; export it as PDF)"
+        "a zip archive (unpack it first) or an Office document (export it as PDF)"
     } else if head.starts_with(b"%!PS") {
         "PostScript (convert it with ps2pdf)"
     } else if head.starts_with(&[0x1f, 0x8b]) {

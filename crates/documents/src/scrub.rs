@@ -15,14 +15,17 @@ fn pattern(text: &str) -> Regex {
 }
 
 static EMAIL: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"(?i)(?:\{[^{}@]{1,200}\}|\b[a-z0-9][\w.+-]*)\s?@\s?[a-z0-9-]+(?:\.[a-z0-9-]+)+")
+    pattern(r"(?i)(?:\{[^{}@]{1,200}\}|\b[a-z0-9][\w.+-]*)\s?@\s?(?:[a-z0-9-]+\.)+[a-z]{2,}\b")
 });
 
 static URL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)\b(?:https?|ftp)\s?:\s?//[^\s<>”“]+|\bwww\.[^\s<>”“]+",
-        r"|\b(?:[a-z0-9-]+\.)*(?:github|gitlab|bitbucket|huggingface|zenodo|osf|openreview|4open|sourceforge|readthedocs)",
-        r"\.(?:com|org|io|co|net|science)(?:/[^\s<>”“]*)?"
+        // A code host's path names people, and typesetting may put spaces around its slashes.
+        r"(?i)(?:(?:https?|ftp)\s?:\s?//\s?)?(?:[a-z0-9-]+\.)*",
+        r"(?:github|gitlab|bitbucket|huggingface|zenodo|osf|openreview|4open|sourceforge|readthedocs)",
+        r"\.(?:com|org|io|co|net|science)(?:\s?/\s?[^\s<>”“]+)*/?",
+        // A footnote's mark may touch the address, and a line end may stand behind its slashes.
+        r"|(?:https?|ftp)\s?:\s?//(?:\s?[a-z0-9-]+\.)?[^\s<>”“]*|\bwww\.[^\s<>”“]+"
     ))
 });
 
@@ -42,6 +45,13 @@ static NOTE: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 
+/// A line of copyright or permission, as publishers put it below the first column.
+static IMPRINT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"(?i)^\W*(?:c\W{0,3})?(?:[\d-]{10,20}(?:/\d+)*(?:/\$[\d.]+)?\s*)?(?:©|copyright\b)|^\W*(?:permission to make digital|[\d-]{13,20}/\d\d/\$)|^\W*\w+\W?\d\d,.{4,60}copyright\W{0,3}c?$",
+    )
+});
+
 static AFFILIATION: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)\b(?:university|universität|université|universidad|institute?|department|dept\.|school of|college|laborator(?:y|ies)|faculty of|research (?:center|centre|lab)|inc\.|ltd\.|gmbh)\b",
@@ -50,8 +60,9 @@ static AFFILIATION: LazyLock<Regex> = LazyLock::new(|| {
 
 static THANKS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(concat!(
-        r"(?i)^\W*(?:acknowledge?ments?|funding|author contributions?|(?:conflicts?|declaration) of (?:competing )?interests?|competing interests?|disclosure)\b",
+        r"(?i)^\W*(?:acknow\w*ments?|funding|author contributions?|(?:conflicts?|declaration) of (?:competing )?interests?|competing interests?|disclosure)\b",
         r"|\b(?:supported|funded|sponsored|financed)\b.{0,60}\bby\b.{0,160}\b(?:grants?|fellowships?|foundation|awards?|contracts?|scholarships?|program|council|funds?)\b",
+        r"|^(?:this|our|the) (?:present |original )?(?:research|work|project|study|paper|material|authors?|investigation) (?:is|was|are|were|has been|have been) (?:\w+ ){0,3}(?:supported|funded|sponsored|financed)\b",
         r"|^(?:footnote:? ?\d*:? ?)?(?:we|the authors?|i)\b.{0,40}\b(?:thank|gratefully acknowledge|are (?:very )?grateful)\b"
     ))
 });
@@ -63,6 +74,11 @@ pub(crate) fn is_front_note(text: &str) -> bool {
             && AFFILIATION.find_iter(text).count() >= 1
             && !text.trim_end().ends_with('.')
         || word_count(text) <= 60 && THANKS.is_match(text)
+}
+
+/// True for a line of the imprint that stands at the foot of a title page.
+pub(crate) fn is_imprint(text: &str) -> bool {
+    IMPRINT.is_match(text) && word_count(text) <= 120
 }
 
 /// True for a block of names and affiliations.
@@ -190,19 +206,42 @@ mod tests {
     }
 
     #[test]
+    fn an_imprint_is_told_from_a_sentence_about_copyright() {
+        for yes in [
+            "978-1-4673-5208-6/13/$31.00 ©2013 IEEE",
+            "c ©2017.",
+            "© 2009 ACM 978-1-60558-392-1/09/06. . . $5.00",
+            "Copyright held by the authors.",
+            "PLDI’09, June 15–20, 2009, Dublin, Ireland. Copyright c",
+        ] {
+            assert!(is_imprint(yes), "{yes}");
+        }
+        for no in ["Claims of copyright violations are rare.", "In 2013, we measured 978 pages."] {
+            assert!(!is_imprint(no), "{no}");
+        }
+    }
+
+    #[test]
     fn addresses_become_marks_and_the_sentence_stays() {
         assert_eq!(
             clean_inline("Code: https://github.com/a/b. More at www.x.org, too."),
             "Code: [URL]. More at [URL], too."
         );
         assert_eq!(clean_inline("see github.com/a/b) and the rest"), "see [URL]) and the rest");
+        assert_eq!(
+            clean_inline("mark 3https://a.org/x and http:// b.org/y too"),
+            "mark 3[URL] and [URL] too"
+        );
+        assert_eq!(clean_inline("at https://github.com/ Jane / tool now"), "at [URL] now");
         let once = clean_inline("mail a.b@c.org now");
         assert_eq!(clean_inline(&once), once);
+        assert_eq!(clean_inline("a Xeon E5 v4 @ 2.10GHz"), "a Xeon E5 v4 @ 2.10GHz");
     }
 
     #[test]
     fn thanks_go_and_arguments_stay() {
         assert!(is_note("Acknowledgments. We thank A. B. for help."));
+        assert!(is_note("This research was supported in part by NSF grant 12, and carried out at Example."));
         assert!(is_note("Footnote: This work was supported by the Example Foundation under grant 1."));
         assert!(!is_note("Our method is supported by a large body of evidence that spans many tasks."));
         assert!(!is_note(

@@ -70,12 +70,28 @@ fn each_kind_of_unreadable_file_has_its_own_error_and_exit_code() {
         (at("image.txt", b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0"), "NotWhatItSays"),
         (at("word.pdf", b"PK\x03\x04\x14\0\x06\0"), "NotWhatItSays"),
         (at("cut.pdf", &whole[..60]), "Damaged"),
+        // Every page is there, but who knows what came after them.
+        (at("endless.pdf", &whole[..whole.len() - 40]), "Damaged"),
         (at("source.tar.gz", &gz), "Damaged"),
     ];
     for (error, kind) in cases {
         assert!(format!("{error:?}").starts_with(kind), "{kind}: {error:?}");
         assert_eq!(error.exit_code(), 3);
         assert_eq!(error.to_string().lines().count(), 1);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_before_a_byte_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket.pdf");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let endless = folder.path().join("endless.pdf");
+    std::os::unix::fs::symlink("/dev/zero", &endless).unwrap();
+    for path in [socket, endless] {
+        let error = read(&path, &ReadOptions::default()).unwrap_err();
+        assert!(matches!(error, ReadError::NotWhatItSays { .. }), "{error}");
     }
 }
 
@@ -102,6 +118,21 @@ fn latin_1_old_line_ends_and_old_document_styles_are_read() {
         (document.sections[0].heading.as_str(), document.sections[0].text.as_str()),
         ("Naïve", "Text.")
     );
+}
+
+#[test]
+fn utf_16_is_told_by_its_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "# Über Wörter\n\n## Abstract\n\nKurz.\n";
+    let little: Vec<u8> =
+        [0xfeffu16].into_iter().chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let big: Vec<u8> =
+        [0xfeffu16].into_iter().chain(text.encode_utf16()).flat_map(u16::to_be_bytes).collect();
+    for bytes in [little, big] {
+        let document = read(&file(folder.path(), "wide.md", &bytes), &ReadOptions::default()).unwrap();
+        assert_eq!(document.title.as_deref(), Some("Über Wörter"));
+        assert_eq!(document.abstract_text.as_deref(), Some("Kurz."));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `cycle read`: a paper as it is read.
 
-use documents::{Document, Severity, read_isolated, scrub};
+use documents::{Document, Finding, Severity, read_isolated, scrub};
 
 use crate::args::{Format, ReadArgs};
 use crate::commands::Outcome;
@@ -35,8 +35,8 @@ pub fn run(context: &Context, args: &ReadArgs) -> Result<Outcome, Failure> {
     emit(&text, args.out.as_deref())?;
     let hidden = document.findings.iter().filter(|f| f.severity > Severity::Note).count();
     if hidden > 0 && !args.findings {
-        context
-            .note(&format!("{hidden} findings need a look: cycle read {} --findings", args.path.display()));
+        let what = if hidden == 1 { "finding needs" } else { "findings need" };
+        context.note(&format!("{hidden} {what} a look: cycle read {} --findings", args.path.display()));
     }
     Ok(if hidden > 0 { Outcome::Look } else { Outcome::Done })
 }
@@ -45,11 +45,21 @@ fn findings(document: &Document) -> String {
     if document.findings.is_empty() {
         return "nothing found".into();
     }
-    let lines = document.findings.iter().map(|f| {
-        let page = f.page.map_or(String::new(), |p| format!(" page {p}"));
-        format!("{:?}{page} {}: {}", f.severity, f.reason, f.text)
+    document.findings.iter().map(finding).collect::<Vec<_>>().join("\n")
+}
+
+/// "hidden, page 3, white-on-white at [72 700 300 712]: the text", in one line.
+fn finding(f: &Finding) -> String {
+    let severity = match f.severity {
+        Severity::Hidden => "hidden",
+        Severity::Instruction => "instruction",
+        Severity::Note => "note",
+    };
+    let page = f.page.map_or(String::new(), |p| format!(", page {p}"));
+    let place = f.bounds.map_or(String::new(), |[x0, y0, x1, y1]| {
+        format!(" at [{x0:.0} {y0:.0} {x1:.0} {y1:.0}] (points from the top left)")
     });
-    lines.collect::<Vec<_>>().join("\n")
+    format!("{severity}{page}, {}{place}: {}", f.reason, f.text.replace('\n', " "))
 }
 
 fn markdown(document: &Document) -> String {

@@ -445,6 +445,12 @@ impl Reader {
     pub(super) fn front_matter(&mut self, name: &str) {
         self.input.star();
         self.input.optional();
+        // JMLR writes `\name Jane Doe` without braces: what follows is text.
+        if matches!(name, "AND" | "name" | "addr" | "email")
+            && !matches!(self.input.peek(), Some(Token::Open))
+        {
+            return self.text.push(' ');
+        }
         let first = self.captured_argument();
         let mut text = first;
         if matches!(name, "icmlauthor" | "icmlaffiliation" | "icmlcorrespondingauthor") {

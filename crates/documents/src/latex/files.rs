@@ -1,6 +1,6 @@
 //! Which files make up a LaTeX paper, and which of them is the main one.
 
-use crate::read::{ReadOptions, decode, has_extension, io_reason, too_large};
+use crate::read::{ReadOptions, decode, has_extension, io_reason, read_file, too_large};
 use crate::{Finding, ReadError};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -53,7 +53,7 @@ fn walk(
                 let _ = walk(root, &path, depth + 1, options, total, out);
             }
         } else if kind.is_file() && has_extension(&path, &KINDS) {
-            let Ok(bytes) = std::fs::read(&path) else { continue };
+            let Ok(bytes) = read_file(&path, options.max_bytes) else { continue };
             *total += bytes.len() as u64;
             if *total > options.max_bytes {
                 return Err(too_large(root, *total, options));

@@ -70,6 +70,8 @@ pub(super) fn classify(paragraphs: &[Paragraph], measures: &Measures) -> Vec<Kin
                     && (paragraph.bold || paragraph.size > 1.12 * measures.body))
             && emphasised(paragraph, measures)
             && looks_like_heading(&paragraph.text, paragraph)
+            && !is_row(paragraph)
+            && !has_leaders(&paragraph.text)
             && !statement(&paragraph.text)
             && paragraphs.get(i + 1).is_some_and(|next| {
                 (kinds[i + 1] != Kind::Text
@@ -227,8 +229,8 @@ fn looks_like_heading(text: &str, p: &Paragraph) -> bool {
         && text.chars().next().is_some_and(|c| c.is_uppercase() || c.is_ascii_digit())
         && !text.ends_with([',', ';', '.', '-', '\u{ad}'])
         && p.math() < 0.5
-        && text.chars().filter(|c| c.is_alphabetic()).count() * 2
-            > text.chars().filter(|c| !c.is_whitespace()).count()
+        && text.chars().filter(|c| c.is_alphabetic()).count() * 10
+            > text.chars().filter(|c| !c.is_whitespace()).count() * 7
 }
 
 #[derive(Default)]
@@ -236,6 +238,8 @@ struct Sequence {
     arabic: Vec<u32>,
     roman: u32,
     letter: Option<char>,
+    /// The bibliography has begun, so that letters number appendices.
+    after_references: bool,
 }
 
 impl Sequence {
@@ -265,12 +269,21 @@ impl Sequence {
                     [] => false,
                 }
             }
-            Number::Roman(n) => *n > self.roman && *n <= self.roman + 2,
+            // A paper that counts its sections in digits does not go over to Roman numbers.
+            Number::Roman(n) => {
+                *n > self.roman && *n <= self.roman + 2 && (self.roman > 0 || self.arabic.is_empty())
+            }
             Number::Letter(c, _) => match self.letter {
                 None => *c <= 'B',
                 Some(had) => *c >= 'A' && (*c as u32) <= had as u32 + 2,
             },
         }
+    }
+
+    /// True if `number` is the letter of the next appendix.
+    fn awaits(&self, number: &Number) -> bool {
+        let next = self.letter.map_or('A', |c| char::from_u32(c as u32 + 1).unwrap_or('A'));
+        self.after_references && matches!(number, Number::Letter(c, _) if *c == next)
     }
 
     fn note(&mut self, number: &Number) {
@@ -293,8 +306,11 @@ fn heading(
     sequence: &mut Sequence,
 ) -> Option<Heading> {
     let text = p.text.trim();
-    if p.lines.len() > 3 || text.chars().count() > 200 {
+    if p.lines.len() > 3 || text.chars().count() > 200 || is_row(p) || has_leaders(text) {
         return None;
+    }
+    if opens_references(text) {
+        sequence.after_references = true;
     }
     let plain = text.trim_end_matches([':', '.']);
     let strong = emphasised(p, measures);
@@ -316,7 +332,8 @@ fn heading(
     }
     let (label, number, rest) = split_number(text)?;
     // "A Framework": the article stands a word space before its noun, a number further off.
-    if bare_letter(text) && !number_apart(p) {
+    // Behind the references, the next letter in a heading's dress is a number too.
+    if bare_letter(text) && !number_apart(p) && !(strong && sequence.awaits(&number)) {
         return None;
     }
     let rest = rest.trim();
@@ -329,6 +346,7 @@ fn heading(
     let convincing = strong || p.italic && apart || role.is_some() || apart && p.lines.len() == 1;
     if !convincing
         || !has_word(rest, 2)
+        || !has_word(rest, 3) && rest.contains(['^', '_', '[', '='])
         || !rest
             .chars()
             .next()
@@ -346,6 +364,25 @@ fn heading(
         level = 2;
     }
     Some(Heading { label: Some(label), level, number: Some(number), text: rest.to_owned(), role })
+}
+
+fn opens_references(text: &str) -> bool {
+    let rest = split_number(text).map_or(text, |(_, _, rest)| rest);
+    role(rest.trim_end_matches([':', '.'])) == Some(Role::References)
+}
+
+/// Cells rather than words: three of them, or mostly numbers.
+fn is_row(p: &Paragraph) -> bool {
+    let cells = p.lines.iter().map(|l| l.cells(0.8 * l.size).len()).max().unwrap_or(0);
+    let words: Vec<&str> = p.text.split_whitespace().collect();
+    let numbers =
+        words.iter().filter(|w| w.bytes().all(|b| b.is_ascii_digit() || b".,%-".contains(&b))).count();
+    cells >= 3 || numbers >= 3 && numbers * 2 >= words.len()
+}
+
+/// A line of a table of contents: dots that lead to a page number.
+fn has_leaders(text: &str) -> bool {
+    text.contains("....") || text.contains(". . . .")
 }
 
 /// The first word stands further from the second than words do.

@@ -409,10 +409,13 @@ impl Recorder<'_> {
                     None => ('\u{200b}', None, None),
                 }
             }
-            None => {
-                self.unmapped += 1;
-                ('\u{fffd}', None, None)
-            }
+            None => match bitmap_code(glyph) {
+                Some(c) => (c, None, None),
+                None => {
+                    self.unmapped += 1;
+                    ('\u{fffd}', None, None)
+                }
+            },
         }
     }
 
@@ -428,6 +431,23 @@ impl Recorder<'_> {
         glyph.interpret(&mut probe, Affine::IDENTITY, Affine::IDENTITY, &paint);
         self.inked.insert(key, probe.0);
         probe.0
+    }
+}
+
+/// What the code of a bitmap glyph without a name says. Such fonts are TeX's (dvips), and TeX's codes for letters, digits
+/// and most signs are ASCII; the five ligatures come before.
+fn bitmap_code(glyph: &PdfGlyph<'_>) -> Option<char> {
+    let PdfGlyph::Type3(_) = glyph else { return None };
+    match glyph.char_code() {
+        0x0b => Some('ﬀ'),
+        0x0c => Some('ﬁ'),
+        0x0d => Some('ﬂ'),
+        0x0e => Some('ﬃ'),
+        0x0f => Some('ﬄ'),
+        0x7b => Some('–'),
+        0x7c => Some('—'),
+        code @ 0x21..=0x7a => char::from_u32(code),
+        _ => None,
     }
 }
 

@@ -148,6 +148,7 @@ pub(crate) fn remove_running_lines(pages: &mut [Vec<Line>], heights: &[f32]) -> 
         }
     }
     let edges = isolated_edges(pages, heights);
+    let numbered = numbered_heads(pages, heights);
     let needed = match pages.len() {
         0 | 1 => usize::MAX,
         2..=4 => 2,
@@ -166,6 +167,7 @@ pub(crate) fn remove_running_lines(pages: &mut [Vec<Line>], heights: &[f32]) -> 
             }
         }
         drop.extend(edges[number].iter().copied());
+        drop.extend(numbered[number]);
         drop.sort_unstable();
         drop.dedup();
         // A page that holds nothing else is no page of running heads.
@@ -244,6 +246,32 @@ fn isolated_edges(pages: &[Vec<Line>], heights: &[f32]) -> Vec<Vec<usize>> {
         }
     }
     out
+}
+
+/// The top line of each page that begins or ends with the page's number: "56 A. Author and B. Author". The numbers of two
+/// pages must agree, or the number must be the page's own and the line end in "et al.".
+fn numbered_heads(pages: &[Vec<Line>], heights: &[f32]) -> Vec<Option<usize>> {
+    let mut found: Vec<Option<(usize, i64, bool)>> = Vec::with_capacity(pages.len());
+    for (number, (page, height)) in pages.iter().zip(heights).enumerate() {
+        let top = (0..page.len()).min_by(|a, b| page[*a].y.total_cmp(&page[*b].y));
+        found.push(top.and_then(|index| {
+            let line = &page[index];
+            let text = line.text();
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let value = |w: Option<&&str>| w.filter(|w| w.len() <= 4).and_then(|w| w.parse::<i64>().ok());
+            let printed = value(words.first()).or_else(|| value(words.last()))?;
+            let head = line.y < 0.14 * height && !line.bold && (2..=16).contains(&words.len());
+            head.then(|| (index, printed - number as i64, text.contains("et al")))
+        }));
+    }
+    found
+        .iter()
+        .map(|entry| {
+            let (index, offset, people) = (*entry)?;
+            let alike = found.iter().flatten().filter(|(_, o, _)| *o == offset).count();
+            (alike >= 2 || people && offset == 1).then_some(index)
+        })
+        .collect()
 }
 
 /// "12", "- 12 -", "xii", "Page 3 of 9", "12/20".

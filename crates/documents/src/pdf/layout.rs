@@ -122,10 +122,28 @@ pub(crate) fn reading_order(mut lines: Vec<Line>) -> Vec<Line> {
             });
         }
     }
-    if !plausible(&blocks) {
+    if plausible(&blocks) {
+        lift_front(&mut blocks);
+    } else {
         sort_by_place(&mut blocks);
     }
     blocks.into_iter().flat_map(|b| b.lines).collect()
+}
+
+/// Names that were drawn last (a stamp, a text box) but stand above the text of the title page go where they stand.
+fn lift_front(blocks: &mut Vec<Block>) {
+    for i in 1..blocks.len() {
+        let block = &blocks[i];
+        let small = block.lines.iter().map(|l| l.chars).sum::<usize>() < 400;
+        if block.column != 0 || block.lines[0].page != 0 || !small || block.top > blocks[i - 1].top {
+            continue;
+        }
+        let below = blocks[..i].iter().position(|b| b.top >= block.bottom - 1.0);
+        if let Some(place) = below {
+            let block = blocks.remove(i);
+            blocks.insert(place, block);
+        }
+    }
 }
 
 fn plausible(blocks: &[Block]) -> bool {

@@ -27,6 +27,7 @@ pub(crate) fn read_pdf(
     options: &ReadOptions,
 ) -> Result<Document, ReadError> {
     let started = Instant::now();
+    let ends = has_end(&bytes);
     let pdf = Pdf::new(bytes).map_err(|e| match e {
         LoadPdfError::Decryption(DecryptionError::PasswordProtected) => {
             ReadError::Encrypted { path: path.into() }
@@ -43,11 +44,18 @@ pub(crate) fn read_pdf(
     if count == 0 {
         return Err(ReadError::Empty { path: path.into(), reason: "the PDF has no page".into() });
     }
+    if !ends {
+        // What is left may look like a whole, short paper.
+        return Err(ReadError::Damaged {
+            path: path.into(),
+            reason: format!("cut off: its end is missing, {count} pages are left of it; fetch it again"),
+        });
+    }
     if count > options.max_pages {
         return Err(ReadError::Limit {
             path: path.into(),
             reason: format!(
-                "{count} pages, and at most {} are read; is this one paper? (--max-pages raises the limit)",
+                "{count} pages, and at most {} are read; take the paper out of it (for example: qpdf IN --pages . 1-50 -- OUT)",
                 options.max_pages
             ),
         });
@@ -125,6 +133,17 @@ pub(crate) fn read_pdf(
         tables: parts.tables,
         pages: Some(count),
         findings,
+    })
+}
+
+/// True if the file's last `startxref` is there. One that points to 0 is the first part of a file made for the web, whose
+/// end says more.
+fn has_end(bytes: &[u8]) -> bool {
+    const MARK: &[u8] = b"startxref";
+    let last = bytes.windows(MARK.len()).rposition(|w| w == MARK);
+    last.is_some_and(|at| {
+        let rest = bytes[at + MARK.len()..].trim_ascii_start();
+        rest.first().is_some_and(|b| (b'1'..=b'9').contains(b))
     })
 }
 

@@ -147,8 +147,9 @@ fn breaks(current: &[Line], last: &Line, line: &Line, measures: &Measures) -> bo
         return true;
     }
     let size = last.size.max(line.size);
-    let tiny_line = line.chars <= 3 || last.chars <= 3;
-    if (last.size - line.size).abs() > 0.07 * size && !tiny_line {
+    // A mark or index is smaller than its line; the last syllable of a title is no mark of the names below it.
+    let mark = |a: &Line, b: &Line| a.chars <= 3 && a.size <= b.size + 0.1;
+    if (last.size - line.size).abs() > 0.07 * size && !mark(last, line) && !mark(line, last) {
         return true;
     }
     if last.bold != line.bold && last.chars >= 3 && line.chars >= 3 {
@@ -232,10 +233,20 @@ fn heads_alone(text: &str) -> bool {
     }
 }
 
+/// What opens a list of keywords or codes.
+pub(super) const KEYWORDS: [&str; 6] = [
+    "keywords",
+    "key words",
+    "index terms",
+    "ccs concepts",
+    "general terms",
+    "categories and subject descriptors",
+];
+
 /// "Keywords: …", which often stands right below the abstract.
 fn starts_keywords(text: &str) -> bool {
-    let lower: String = text.chars().take(16).collect::<String>().to_lowercase();
-    ["keywords", "key words", "index terms", "ccs concepts"].iter().any(|k| {
+    let lower: String = text.chars().take(48).collect::<String>().to_lowercase();
+    KEYWORDS.iter().any(|k| {
         lower.strip_prefix(k).is_some_and(|rest| rest.trim_start().starts_with([':', '.', '—', '–', '-']))
     })
 }

@@ -2,7 +2,7 @@
 
 use super::classify::{Heading, Kind, classify, emphasised, is_tabular};
 use super::entries::split_references;
-use super::paragraphs::{Measures, Paragraph, append_line, ends_sentence, starts_item};
+use super::paragraphs::{KEYWORDS, Measures, Paragraph, append_line, ends_sentence, starts_item};
 use super::title::{BodyStart, body_start, find_title};
 use crate::headings::{Number, Role, opens_appendix};
 use crate::text::{Vocabulary, ends_in_hyphen, word_count};
@@ -58,8 +58,9 @@ pub(crate) fn assemble(
 fn split_run_in(paragraphs: Vec<Paragraph>) -> Vec<Paragraph> {
     let mut out: Vec<Paragraph> = Vec::with_capacity(paragraphs.len());
     for paragraph in paragraphs {
-        let lower: String = paragraph.text.chars().take(24).collect::<String>().to_lowercase();
-        let lead = ["abstract", "summary", "keywords", "index terms", "key words"].into_iter().find(|w| {
+        let lower: String = paragraph.text.chars().take(48).collect::<String>().to_lowercase();
+        let leads = ["abstract", "summary"].into_iter().chain(KEYWORDS);
+        let lead = leads.into_iter().find(|w| {
             lower.strip_prefix(w).is_some_and(|rest| {
                 let mut rest = rest.chars();
                 match rest.next() {
@@ -111,6 +112,7 @@ struct Flow {
     index: usize,
     page: usize,
     column: u8,
+    size: f32,
     full_last_line: bool,
 }
 
@@ -145,6 +147,12 @@ impl Builder<'_> {
         while i < paragraphs.len() {
             let p = &paragraphs[i];
             match &kinds[i] {
+                // The foot of the title page, which the drawing order puts between two columns.
+                Kind::Text
+                    if p.page == 0 && state != State::References && crate::scrub::is_imprint(&p.text) =>
+                {
+                    self.front.push(p.text.clone());
+                }
                 Kind::Heading(h) => {
                     if state == State::References && !self.leaves_references(h, p) {
                         self.reference_lines.extend(p.lines.iter().cloned());
@@ -277,6 +285,15 @@ impl Builder<'_> {
 
     /// Adds a paragraph of running text: as a new one, or as the rest of the last one.
     fn push_flow(&mut self, open: &mut Vec<String>, p: &Paragraph) {
+        // Labels of a figure between two halves of a sentence: the sentence waits for its other half.
+        let interrupts = self.flow.as_ref().is_some_and(|flow| {
+            p.chars() > 6
+                && p.size < 0.9 * flow.size
+                && open.get(flow.index).is_some_and(|last| !ends_sentence(last))
+        });
+        if interrupts {
+            return open.push(p.text.clone());
+        }
         let continues = self.flow.as_ref().is_some_and(|flow| {
             open.get(flow.index).is_some_and(|last| {
                 let unfinished = !ends_sentence(last);
@@ -304,7 +321,7 @@ impl Builder<'_> {
                 open.len() - 1
             }
         };
-        self.flow = Some(Flow { index, page: p.page, column: p.column, full_last_line });
+        self.flow = Some(Flow { index, page: p.page, column: p.column, size: p.size, full_last_line });
     }
 
     /// A caption with, for a table, the rows beside it; and the index of the paragraph to go on with.
