@@ -14,7 +14,7 @@ pub fn emit(text: &str, out: Option<&Path>) -> Result<(), Failure> {
         Some(path) => write(path, text.as_bytes()),
         None => {
             let mut stdout = std::io::stdout().lock();
-            let end = if text.ends_with('\n') { "" } else { "\n" };
+            let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
             let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(end.as_bytes()));
             match written.and_then(|()| stdout.flush()) {
                 Ok(()) => Ok(()),

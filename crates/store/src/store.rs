@@ -277,7 +277,7 @@ impl Store {
     /// # Errors
     /// If none does, or several do.
     pub fn resolve(&self, prefix: &str) -> Result<String, StoreError> {
-        let valid = prefix.len() >= 2 && prefix.chars().all(|c| c.is_ascii_alphanumeric());
+        let valid = !prefix.is_empty() && prefix.chars().all(|c| c.is_ascii_alphanumeric());
         if !valid {
             return Err(StoreError::NotFound(prefix.into()));
         }

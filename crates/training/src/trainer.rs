@@ -146,8 +146,8 @@ impl Trainer {
             let done = self.position.step == self.total;
             let stop = stopped || !done && watch.cancelled();
             if stop {
-                watch.stopping();
                 if self.position.step > 0 {
+                    watch.stopping();
                     self.save()?;
                 }
                 return Err(TrainError::Interrupted(self.position.step));
