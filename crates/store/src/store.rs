@@ -462,6 +462,13 @@ impl Store {
     }
 }
 
+impl Drop for Store {
+    /// Closes the connection, so that the file is whole without its write-ahead log.
+    fn drop(&mut self) {
+        self.runtime.block_on(self.pool.close());
+    }
+}
+
 /// Applies what migrations/ has and the store has not. Two processes may open a new store at the same time: the one that
 /// comes second fails on what the first has made, looks again, and finds it done.
 async fn migrate(pool: &SqlitePool, path: &Path, wait: Duration) -> Result<(), StoreError> {
