@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -87,6 +88,55 @@ pub enum Format {
     Html,
 }
 
+fn formats(names: &'static [&'static str]) -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(names).map(|name| match name.as_str() {
+        "json" => Format::Json,
+        "md" => Format::Md,
+        _ => Format::Text,
+    })
+}
+
+fn text_or_json() -> impl TypedValueParser<Value = Format> {
+    formats(&["text", "json"])
+}
+
+/// An example for each subcommand; those of `papers`, `reviews` and `runs` share one definition, not one example.
+const EXAMPLES: [(&str, &str, &str); 15] = [
+    ("papers", "list", "cycle papers list --format json"),
+    ("papers", "show", "cycle papers show p81c"),
+    ("papers", "export", "cycle papers export --out papers.jsonl"),
+    ("reviews", "list", "cycle reviews list"),
+    ("reviews", "show", "cycle reviews show r3f2 --format html --out review.html"),
+    ("reviews", "export", "cycle reviews export --out reviews.jsonl"),
+    ("runs", "list", "cycle runs list"),
+    ("runs", "show", "cycle runs show x0b4 --format json"),
+    ("runs", "export", "cycle runs export --out runs.jsonl"),
+    ("models", "list", "cycle models list"),
+    ("models", "show", "cycle models show builtin:reviewer"),
+    ("models", "verify", "cycle models verify models/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ("train", "sft", "cycle train sft --config recipe.toml --set optimizer.learning_rate=1e-4"),
+    ("train", "recipes", "cycle train recipes"),
+    ("config", "show", "cycle config show --format json"),
+];
+
+/// The command line's definition, whole: what parser, help, man pages and completions are made of.
+pub fn command() -> clap::Command {
+    EXAMPLES.iter().fold(Cli::command(), |command, (name, inner, example)| {
+        let help = format!("Example: {example}");
+        command.mut_subcommand(name, |c| c.mut_subcommand(inner, |c| c.after_help(help)))
+    })
+}
+
+/// Parses what was typed.
+///
+/// # Errors
+/// Wrong usage; also the texts of `--help` and `--version`, which exit 0.
+pub fn parse(words: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command))
+}
+
 /// Commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -155,7 +205,7 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct ShowArgs {
     /// text or json
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_parser = text_or_json(), default_value = "text")]
     pub format: Format,
 }
 
@@ -241,7 +291,7 @@ pub struct ReadArgs {
     /// A PDF, .tex, folder, archive, .md or .txt
     pub path: PathBuf,
     /// text, md or json
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_parser = formats(&["text", "md", "json"]), default_value = "text")]
     pub format: Format,
     /// Only what the file hides, and other things to know
     #[arg(long)]
@@ -297,7 +347,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub stop: Vec<String>,
     /// text or json
-    #[arg(long, value_enum, default_value = "text")]
+    #[arg(long, value_parser = text_or_json(), default_value = "text")]
     pub format: Format,
 }
 
@@ -314,7 +364,7 @@ pub struct LogprobsArgs {
     #[arg(long, value_name = "POSITIONS", value_delimiter = ',')]
     pub logits: Vec<usize>,
     /// text or json
-    #[arg(long, value_enum, default_value = "json")]
+    #[arg(long, value_parser = text_or_json(), default_value = "json")]
     pub format: Format,
 }
 
@@ -347,7 +397,7 @@ pub enum StoredCommand {
     Show {
         /// The id or its beginning
         id: String,
-        /// text, json, md or html
+        /// text or json; a review also md or html
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
         /// Write instead of printing
@@ -372,13 +422,16 @@ pub enum ModelsCommand {
         /// builtin:NAME, a folder or a .gguf file
         model: String,
         /// text or json
-        #[arg(long, value_enum, default_value = "text")]
+        #[arg(long, value_parser = text_or_json(), default_value = "text")]
         format: Format,
     },
     /// Read every tensor and say what is wrong
     Verify {
         /// A folder or a .gguf file, with +ADAPTER_DIR
         model: String,
+        /// text or json
+        #[arg(long, value_parser = text_or_json(), default_value = "text")]
+        format: Format,
     },
 }
 

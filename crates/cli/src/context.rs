@@ -7,7 +7,8 @@ use store::Store;
 
 use crate::args::{Global, ModelArgs};
 use crate::failure::{Code, Failure};
-use crate::progress::{Loudness, loudness};
+use crate::progress::{Loudness, loudness, say};
+use crate::recorder::Recorder;
 use crate::settings::Settings;
 
 /// What every command needs.
@@ -37,8 +38,20 @@ impl Context {
     /// Says something on standard error.
     pub fn note(&self, text: &str) {
         if self.loudness != Loudness::Quiet {
-            eprintln!("{text}");
+            say(text);
         }
+    }
+
+    /// Gives the sampler's options that were not typed the values of the settings.
+    ///
+    /// # Errors
+    /// If a value makes no sense.
+    pub fn fill(&self, args: &mut ModelArgs) -> Result<(), Failure> {
+        args.temperature = args.temperature.or(self.settings.number("temperature")?);
+        args.top_p = args.top_p.or(self.settings.number("top_p")?);
+        args.top_k = args.top_k.or(self.settings.number("top_k")?);
+        args.min_p = args.min_p.or(self.settings.number("min_p")?);
+        Ok(())
     }
 
     /// Puts the model's options over the settings.
@@ -63,13 +76,13 @@ impl Context {
 
     fn options(&self) -> Result<OpenOptions, Failure> {
         let usage = |e: String| Failure::new(Code::Usage, e);
-        let device: DeviceChoice = self.settings.get("device").unwrap_or("auto").parse().map_err(usage)?;
-        let dtype = match self.settings.get("dtype").unwrap_or("auto") {
-            "auto" => None,
+        let device = self.settings.checked("device")?.unwrap_or("auto");
+        let device: DeviceChoice = device.parse().map_err(usage)?;
+        let dtype = match self.settings.checked("dtype")?.unwrap_or("auto") {
             "f32" => Some(candle_core::DType::F32),
             "bf16" => Some(candle_core::DType::BF16),
             "f16" => Some(candle_core::DType::F16),
-            other => return Err(usage(format!("{other:?} is no dtype; there are auto, f32, bf16, f16"))),
+            _ => None,
         };
         Ok(OpenOptions {
             device,
@@ -79,14 +92,18 @@ impl Context {
         })
     }
 
-    /// Opens any model and says what the user should know about it.
+    /// Opens any model and says what the user should know about it; what it writes is stored.
     ///
     /// # Errors
     /// If it cannot be used.
     pub fn open(&self, reference: &ModelRef) -> Result<Box<dyn LanguageModel>, Failure> {
         let model = lm::open(reference, &self.options()?)?;
         self.introduce(model.info());
-        Ok(model)
+        // A store that cannot be used is the business of the command that needs one.
+        Ok(match self.store() {
+            Ok(store) => Box::new(Recorder::new(model, store)),
+            Err(_) => model,
+        })
     }
 
     /// Opens a model of this machine.

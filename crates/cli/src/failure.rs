@@ -1,11 +1,14 @@
 //! The one place where errors become exit codes and at most three lines.
 
 use std::fmt;
+use std::path::Path;
 
 /// Exit codes of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Code {
+    /// Nobody reads the results any more: a quiet end.
+    Unread = 0,
     /// Done, but something needs a human's eye.
     Look = 1,
     /// Wrong usage.
@@ -45,16 +48,49 @@ impl Failure {
         self
     }
 
-    /// A file that cannot be written or read, by the system's own code.
-    pub fn io(path: &std::path::Path, error: &std::io::Error) -> Self {
-        use std::io::ErrorKind::{NotFound, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-        let code = match error.kind() {
-            NotFound => Code::Input,
-            StorageFull | ReadOnlyFilesystem | QuotaExceeded => Code::Resources,
-            _ if error.raw_os_error() == Some(27) => Code::Resources,
-            _ => Code::Input,
+    /// A file that cannot be read (or, where the disk is full, written), by the system's own code.
+    pub fn io(path: &Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match error.kind() {
+            StorageFull | ReadOnlyFilesystem | QuotaExceeded | FileTooLarge => Self::writing(path, error),
+            _ => Self::new(Code::Input, format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// A file that cannot be written, with what is free on its disk.
+    pub fn writing(path: &Path, error: &std::io::Error) -> Self {
+        let free = path.ancestors().skip(1).find_map(|f| {
+            let folder = if f.as_os_str().is_empty() { Path::new(".") } else { f };
+            fs4::available_space(folder).ok()
+        });
+        let free = match free {
+            Some(bytes) if error.kind() == std::io::ErrorKind::StorageFull => {
+                format!(", {bytes} bytes are free")
+            }
+            _ => String::new(),
         };
-        Self::new(code, format!("{}: {error}", path.display()))
+        Self::new(Code::Resources, format!("{}: cannot be written: {error}{free}", path.display()))
+            .advise("what was finished stays; make room or name another place, and run the command again")
+    }
+}
+
+/// The command line's own words in at most three lines.
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Self {
+        let text = error.to_string();
+        let paragraph = |start: &str| -> Vec<&str> {
+            let lines = text.lines().map(str::trim).skip_while(|l| !l.starts_with(start));
+            lines.take_while(|l| !l.is_empty()).collect()
+        };
+        let what = paragraph("error:").join(" ");
+        let what = what.strip_prefix("error: ").unwrap_or(&what);
+        let tip = text.lines().map(str::trim).find(|l| l.starts_with("tip:"));
+        let usage = paragraph("Usage:").join(" ");
+        let advice: Vec<&str> =
+            [tip.unwrap_or_default(), &usage].into_iter().filter(|l| !l.is_empty()).collect();
+        let advice =
+            if advice.is_empty() { "--help tells what can be said".into() } else { advice.join("\n  ") };
+        Self { code: Code::Usage, what: what.into(), advice: Some(advice) }
     }
 }
 
@@ -99,8 +135,8 @@ impl From<store::StoreError> for Failure {
         use store::StoreError as E;
         let code = match &error {
             E::NotFound(_) | E::Ambiguous { .. } => Code::Usage,
-            E::Disk { .. } => Code::Resources,
-            E::NewerVersion(_) | E::Busy(_) | E::Damaged { .. } | E::Query { .. } => Code::Model,
+            E::Disk { .. } | E::Busy { .. } => Code::Resources,
+            E::NewerVersion(_) | E::Foreign { .. } | E::Damaged { .. } | E::Query { .. } => Code::Model,
         };
         Self::new(code, error)
     }

@@ -3,23 +3,27 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 
 /// Prints, or writes to `out`.
 ///
 /// # Errors
-/// If the disk is full or the place cannot be written. A reader that went away is no error.
+/// If the disk is full or the place cannot be written. A reader that went away ends the command quietly.
 pub fn emit(text: &str, out: Option<&Path>) -> Result<(), Failure> {
     match out {
         Some(path) => write(path, text.as_bytes()),
         None => {
             let mut stdout = std::io::stdout().lock();
-            let end = if text.ends_with('\n') { "" } else { "\n" };
-            match stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(end.as_bytes())) {
-                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                    Err(Failure::io(Path::new("standard output"), &e))
+            let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+            let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.write_all(end.as_bytes()));
+            match written.and_then(|()| stdout.flush()) {
+                Ok(()) => Ok(()),
+                Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+                    Err(Failure::new(Code::Unread, "nobody reads standard output"))
                 }
-                _ => Ok(()),
+                Err(e) => {
+                    Err(Failure::new(Code::Resources, format!("standard output cannot be written: {e}")))
+                }
             }
         }
     }
@@ -30,6 +34,9 @@ pub fn emit(text: &str, out: Option<&Path>) -> Result<(), Failure> {
 /// # Errors
 /// If the disk is full or the place cannot be written.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if path.is_dir() {
+        return Err(Failure::new(Code::Usage, format!("{}: is a folder; name a file in it", path.display())));
+    }
     let partial = path.with_file_name(format!(
         ".{}.partial-{}",
         path.file_name().map_or_else(|| "out".into(), |n| n.to_string_lossy().into_owned()),
@@ -46,11 +53,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })();
     result.map_err(|e: std::io::Error| {
         let _ = std::fs::remove_file(&partial);
-        let mut failure = Failure::io(path, &e);
-        if e.kind() == std::io::ErrorKind::NotFound || e.kind() == std::io::ErrorKind::PermissionDenied {
-            failure.code = crate::failure::Code::Resources;
-        }
-        failure
+        Failure::writing(path, &e)
     })
 }
 

@@ -1,26 +1,17 @@
-//! Progress on standard error: bars on a terminal, plain lines in a pipe, nothing when quiet; and ctrl-C.
+//! Progress on standard error: bars on a terminal, plain lines in a pipe, nothing when quiet.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+pub use crate::interrupt::interrupted;
 
-/// The first ctrl-C asks for a soft stop, the second ends at once.
-pub fn watch_interrupts() {
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-}
-
-/// True after the first ctrl-C.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+/// Writes a line to standard error. A reader that went away is no reason to stop, and none to panic.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// How much is said.
@@ -43,6 +34,20 @@ pub fn loudness(quiet: bool) -> Loudness {
     }
 }
 
+/// A bar with rate and time left, where a person looks.
+pub fn bar(label: &str, loudness: Loudness) -> Option<ProgressBar> {
+    (loudness == Loudness::Bars).then(|| {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec}, {eta} left")
+        {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(label.to_string());
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    })
+}
+
 /// One job's progress.
 pub struct Reporter {
     label: String,
@@ -57,17 +62,7 @@ impl Reporter {
     /// A reporter for `label`.
     pub fn new(label: impl Into<String>, loudness: Loudness) -> Self {
         let label = label.into();
-        let bar = (loudness == Loudness::Bars).then(|| {
-            let bar = ProgressBar::new(0);
-            if let Ok(style) =
-                ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len} {per_sec}, {eta} left")
-            {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar.set_message(label.clone());
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
+        let bar = bar(&label, loudness);
         let now = Instant::now();
         Self { label, loudness, bar, started: now, last: Mutex::new(now), said: AtomicUsize::new(0) }
     }
@@ -91,7 +86,7 @@ impl Reporter {
         self.said.fetch_add(1, Ordering::Relaxed);
         let left =
             self.started.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
-        eprintln!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label);
+        say(&format!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label));
     }
 
     /// Takes the bar away.

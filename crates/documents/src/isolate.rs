@@ -65,7 +65,11 @@ pub fn read_isolated(path: &Path, limits: &Limits) -> Result<Document, ReadError
         Some(program) => program.clone(),
         None => std::env::current_exe().map_err(|e| failed("found", e))?,
     };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // A terminal's ctrl-C is for the parent: it says what becomes of the worker.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command
         .arg(WORKER_ARGUMENT)
         .env_clear()
         .stdin(Stdio::piped())
@@ -263,6 +267,8 @@ mod confine {
     /// Limits this process, as far as the kernel can. What an old kernel lacks is not required: the parent's clock and
     /// the memory limit hold in any case.
     pub(super) fn confine(memory: u64, cpu_seconds: u64) {
+        // Nobody waits for the document of a parent that is gone, however it went.
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
         for (resource, soft, hard) in [
             (rlimit::Resource::AS, memory, memory),
             (rlimit::Resource::CPU, cpu_seconds, cpu_seconds + 2),

@@ -6,10 +6,14 @@
 
 mod error;
 mod rows;
+mod sql;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use error::StoreError;
 pub use rows::{
-    Health, Item, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, ScoreRow, StoredReview, VersionRow,
+    Health, Item, NewGeneration, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, ScoreRow, StoredReview,
+    VersionRow,
 };
 pub use store::{OpenOptions, Store};

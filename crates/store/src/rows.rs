@@ -97,6 +97,35 @@ pub struct NewReview<'a> {
     pub scores: &'a [ScoreRow],
 }
 
+/// What a model wrote and all that it followed from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewGeneration {
+    /// The weights' SHA-256, or a server's reference.
+    pub model: String,
+    /// The model as the user names it.
+    pub reference: String,
+    /// Of the rendered prompt.
+    pub prompt_sha256: String,
+    /// The dialogue before the model's template, as JSON, where it is known.
+    pub dialogue: Option<String>,
+    /// The row's own seed.
+    pub seed: i64,
+    /// The sampler as JSON.
+    pub sampling: String,
+    /// The text.
+    pub output: String,
+    /// Its tokens.
+    pub tokens: i64,
+}
+
+impl NewGeneration {
+    /// g and twelve hex digits: the same words after the same prompt are the same row.
+    pub fn id(&self) -> String {
+        let Self { model, prompt_sha256, seed, sampling, output, .. } = self;
+        id('g', &format!("{model}\n{prompt_sha256}\n{seed}\n{sampling}\n{output}"))
+    }
+}
+
 /// A stored review.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredReview {

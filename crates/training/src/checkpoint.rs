@@ -24,8 +24,13 @@ pub(crate) struct Position {
 /// Writes `tensors` in the layout that Python's loaders read.
 pub(crate) fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), TrainError> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path)
-        .map_err(|e| TrainError::Io { path: path.into(), source: std::io::Error::other(e.to_string()) })
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| {
+        let source = match e {
+            safetensors::SafeTensorError::IoError(e) => e,
+            other => std::io::Error::other(other.to_string()),
+        };
+        TrainError::Io { path: path.into(), source }
+    })
 }
 
 fn variables(decoder: &Decoder) -> HashMap<String, Tensor> {
@@ -40,7 +45,11 @@ fn whole(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> R
         fs::remove_dir_all(&partial).map_err(io(&partial))?;
     }
     fs::create_dir_all(&partial).map_err(io(&partial))?;
-    fill(&partial)?;
+    if let Err(e) = fill(&partial) {
+        // What cannot be finished does not keep the room.
+        let _ = fs::remove_dir_all(&partial);
+        return Err(e);
+    }
     for entry in fs::read_dir(&partial).map_err(io(&partial))? {
         let path = entry.map_err(io(&partial))?.path();
         fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;

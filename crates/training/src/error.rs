@@ -51,7 +51,7 @@ pub enum TrainError {
     #[error("{} holds checkpoints of an earlier training; give --resume to go on, or another --out", .0.display())]
     Occupied(PathBuf),
     /// The user stopped it; the last checkpoint stays.
-    #[error("interrupted at step {0}; --resume goes on from the last checkpoint")]
+    #[error("interrupted at step {0}; the same command with --resume goes on from there")]
     Interrupted(usize),
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use fs4::FileExt;
@@ -25,10 +26,12 @@ pub trait Watch {
     fn step(&mut self, _metrics: &serde_json::Value, _total: usize) {}
     /// Something the user should know.
     fn note(&mut self, _text: &str) {}
-    /// True stops after this step, with a checkpoint.
+    /// True stops soon: the step in hand is given up, a checkpoint of the one before is written.
     fn cancelled(&mut self) -> bool {
         false
     }
+    /// The training stops and writes its last checkpoint now.
+    fn stopping(&mut self) {}
 }
 
 impl Watch for () {}
@@ -36,7 +39,7 @@ impl Watch for () {}
 /// A model in training.
 pub struct Trainer {
     recipe: Recipe,
-    model: Model,
+    model: Arc<Model>,
     train: Vec<Example>,
     eval: Vec<Example>,
     adamw: AdamW,
@@ -69,7 +72,8 @@ impl Trainer {
             return Err(TrainError::Occupied(recipe.out.clone()));
         }
         let source = ModelSource { path: recipe.model.clone(), adapter: None };
-        let model = Model::load(&source, &LoadOptions { device: Device::Cpu, dtype: None, trainable: true })?;
+        let options = LoadOptions { device: Device::Cpu, dtype: None, trainable: true };
+        let model = Arc::new(Model::load(&source, &options)?);
         let reading = Reading {
             tokenizer: &model.tokenizer,
             chat: &model.chat,
@@ -130,17 +134,29 @@ impl Trainer {
             self.report_evaluation(watch)?;
         }
         while self.position.step < self.total {
-            self.step(watch)?;
+            let before = self.position;
+            let stopped = match self.step(watch) {
+                Err(TrainError::Interrupted(_)) => {
+                    // Nothing of the step is in the weights yet: its rows are still to be done.
+                    self.position = before;
+                    true
+                }
+                other => other.map(|()| false)?,
+            };
             let done = self.position.step == self.total;
-            let stop = watch.cancelled();
-            if self.position.step.is_multiple_of(self.recipe.save.every.max(1)) || done || stop {
+            let stop = stopped || !done && watch.cancelled();
+            if stop {
+                if self.position.step > 0 {
+                    watch.stopping();
+                    self.save()?;
+                }
+                return Err(TrainError::Interrupted(self.position.step));
+            }
+            if self.position.step.is_multiple_of(self.recipe.save.every.max(1)) || done {
                 self.save()?;
-                if !self.eval.is_empty() && !stop {
+                if !self.eval.is_empty() {
                     self.report_evaluation(watch)?;
                 }
-            }
-            if stop && !done {
-                return Err(TrainError::Interrupted(self.position.step));
             }
         }
         checkpoint::finish(&self.recipe.out, &self.recipe.model, &self.model)
@@ -169,12 +185,16 @@ impl Trainer {
         let counted: usize = batches.iter().flatten().map(|&r| counted(&self.train[r])).sum();
         let (mut loss, mut tokens, mut gradients) = (0.0, 0, BTreeMap::<String, Vec<f32>>::new());
         for batch in &batches {
-            let rows: Vec<&Example> = batch.iter().map(|&r| &self.train[r]).collect();
+            let rows: Vec<Example> = batch.iter().map(|&r| self.train[r].clone()).collect();
             tokens += rows.iter().map(|r| r.ids.len()).sum::<usize>();
-            let pass = self.pass(&rows, counted)?;
+            let numbers: Vec<usize> = rows.iter().map(|r| r.row).collect();
+            let pass = self.pass_beside(rows, counted, watch)?;
             if !pass.loss.is_finite() {
-                let rows = rows.iter().map(|r| r.row).collect();
-                return Err(TrainError::NotFinite { step: self.position.step, loss: pass.loss, rows });
+                return Err(TrainError::NotFinite {
+                    step: self.position.step,
+                    loss: pass.loss,
+                    rows: numbers,
+                });
             }
             loss += pass.loss;
             debug_assert!(pass.tokens <= counted);
@@ -221,17 +241,36 @@ impl Trainer {
         rows
     }
 
-    fn pass(&self, rows: &[&Example], denominator: usize) -> Result<Pass, TrainError> {
-        let (loss, tokens) = mean_loss(&self.model, rows, denominator)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        let store = loss.backward()?;
-        let mut gradients = BTreeMap::new();
-        for (name, variable) in self.model.decoder.variables() {
-            if let Some(g) = store.get(variable) {
-                gradients.insert(name.clone(), g.flatten_all()?.to_vec1::<f32>()?);
+    /// A pass on a thread of its own, so that whoever interrupts does not wait for it: it only reads the weights, and is
+    /// left behind.
+    fn pass_beside(
+        &self,
+        rows: Vec<Example>,
+        denominator: usize,
+        watch: &mut dyn Watch,
+    ) -> Result<Pass, TrainError> {
+        let (send, receive) = mpsc::channel();
+        let model = self.model.clone();
+        let work = move || {
+            let rows: Vec<&Example> = rows.iter().collect();
+            // Nobody listens after an interrupt.
+            let _ = send.send(pass(&model, &rows, denominator));
+        };
+        // The graph of a deep model is taken down recursively.
+        let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(work);
+        thread.map_err(TrainError::io(&self.recipe.out))?;
+        loop {
+            match receive.recv_timeout(Duration::from_millis(50)) {
+                Ok(result) => return result,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(TrainError::Recipe("the training pass ended without a result".into()));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) if watch.cancelled() => {
+                    return Err(TrainError::Interrupted(self.position.step));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
         }
-        Ok(Pass { loss: value, tokens, gradients })
     }
 
     /// Figures on the held-out rows.
@@ -277,6 +316,19 @@ impl Trainer {
     pub fn total_steps(&self) -> usize {
         self.total
     }
+}
+
+fn pass(model: &Model, rows: &[&Example], denominator: usize) -> Result<Pass, TrainError> {
+    let (loss, tokens) = mean_loss(model, rows, denominator)?;
+    let value = f64::from(loss.to_scalar::<f32>()?);
+    let store = loss.backward()?;
+    let mut gradients = BTreeMap::new();
+    for (name, variable) in model.decoder.variables() {
+        if let Some(g) = store.get(variable) {
+            gradients.insert(name.clone(), g.flatten_all()?.to_vec1::<f32>()?);
+        }
+    }
+    Ok(Pass { loss: value, tokens, gradients })
 }
 
 fn counted(example: &Example) -> usize {

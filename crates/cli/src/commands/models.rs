@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 use models::{Description, ModelSource, describe, describe_bytes, verify, verify_bytes};
+use lm::ModelRef;
 use serde_json::json;
 
 use crate::args::{Format, ModelsCommand};
@@ -20,7 +21,7 @@ pub fn run(context: &Context, command: &ModelsCommand) -> Result<Outcome, Failur
     match command {
         ModelsCommand::List(args) => list(context, args.format),
         ModelsCommand::Show { model, format } => show(model, *format),
-        ModelsCommand::Verify { model } => check(model),
+        ModelsCommand::Verify { model, format } => check(model, *format),
     }
 }
 
@@ -89,11 +90,21 @@ fn list(context: &Context, format: Format) -> Result<Outcome, Failure> {
 fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
     let (d, card) = match model.strip_prefix("builtin:") {
         Some(name) => {
+            // A name that is none is refused with the nearest one.
+            model.parse::<ModelRef>()?;
             let shipped = builtin::shipped(name)
                 .ok_or_else(|| Failure::new(Code::Model, format!("this build has no builtin:{name}")))?;
             (describe_bytes(model, shipped.weights)?, Some(shipped.card))
         }
-        None => (describe(&ModelSource::parse(model))?, None),
+        None => match model.parse::<ModelRef>()? {
+            ModelRef::Checkpoint { path, adapter } => (describe(&ModelSource { path, adapter })?, None),
+            other => {
+                return Err(Failure::new(
+                    Code::Usage,
+                    format!("{other} is no folder or file that can be shown"),
+                ));
+            }
+        },
     };
     let c = &d.config;
     let (full, half) =
@@ -130,32 +141,40 @@ fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn check(model: &str) -> Result<Outcome, Failure> {
-    let verification = match model.strip_prefix("builtin:").and_then(builtin::shipped) {
-        Some(shipped) => verify_bytes(model, shipped.weights),
-        None => {
-            if model.starts_with("builtin:") {
-                // Refused with the names that there are.
-                model.parse::<lm::ModelRef>()?;
-            }
-            let source = ModelSource::parse(model);
-            if !source.path.exists() {
-                let what = format!("{}: no such file or folder", source.path.display());
-                return Err(Failure::new(Code::Input, what));
-            }
-            verify(&source)
+fn check(model: &str, format: Format) -> Result<Outcome, Failure> {
+    let verification = match model.parse::<ModelRef>()? {
+        ModelRef::Checkpoint { path, .. } if !path.exists() => {
+            return Err(Failure::new(Code::Input, format!("{}: no such file or folder", path.display())));
+        }
+        ModelRef::Checkpoint { path, adapter } => verify(&ModelSource { path, adapter }),
+        ModelRef::Builtin(name) => match builtin::shipped(&name) {
+            Some(shipped) => verify_bytes(model, shipped.weights),
+            None => return Err(Failure::new(Code::Model, format!("this build has no builtin:{name}"))),
+        },
+        other => {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{other} is no folder or file that can be verified"),
+            ));
         }
     };
+    let outcome = if verification.faults.is_empty() { Outcome::Done } else { Outcome::Look };
+    if format == Format::Json {
+        let faults: Vec<String> = verification.faults.iter().map(ToString::to_string).collect();
+        let document = json!({"schema": "cycle.verification/1", "ref": model, "tensors": verification.tensors,
+            "sha256": verification.sha256, "faults": faults, "notes": verification.notes});
+        emit(&document.to_string(), None)?;
+        return Ok(outcome);
+    }
     for note in &verification.notes {
         emit(&format!("note: {note}"), None)?;
     }
     if verification.faults.is_empty() {
         let hash = verification.sha256.unwrap_or_default();
         emit(&format!("{model}: {} tensors, all sound; sha256 {hash}", verification.tensors), None)?;
-        return Ok(Outcome::Done);
     }
     for fault in &verification.faults {
         emit(&fault.to_string(), None)?;
     }
-    Ok(Outcome::Look)
+    Ok(outcome)
 }

@@ -48,6 +48,16 @@ fn lines(rows: &[Value], out: Option<&Path>) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
+/// Papers and runs have no page of their own.
+fn text_or_json(format: Format, kind: &str) -> Result<(), Failure> {
+    match format {
+        Format::Text | Format::Json => Ok(()),
+        Format::Md | Format::Html => {
+            Err(Failure::new(Code::Usage, format!("{kind} are shown as text or json, not as md or html")))
+        }
+    }
+}
+
 fn wrong(id: &str, kind: &str) -> Failure {
     Failure::new(Code::Usage, format!("{id} is no {kind}"))
 }
@@ -66,6 +76,7 @@ pub fn papers(context: &Context, command: &StoredCommand) -> Result<Outcome, Fai
             args.format,
         ),
         StoredCommand::Show { id, format, out } => {
+            text_or_json(*format, "papers")?;
             let Item::Paper { paper, versions, document } = store.show(id)? else {
                 return Err(wrong(id, "paper"));
             };
@@ -86,7 +97,7 @@ pub fn papers(context: &Context, command: &StoredCommand) -> Result<Outcome, Fai
             let mut rows = Vec::new();
             for paper in store.papers()? {
                 if let Item::Paper { paper, versions, document } = store.show(&paper.id)? {
-                    rows.push(json!({"paper": paper, "versions": versions, "document": document}));
+                    rows.push(json!({"schema": "cycle.paper_record/1", "paper": paper, "versions": versions, "document": document}));
                 }
             }
             lines(&rows, out.as_deref())
@@ -127,7 +138,12 @@ pub fn reviews(context: &Context, command: &StoredCommand) -> Result<Outcome, Fa
                 if let Item::Review(stored) = store.show(&row.id)? {
                     match stored.outcome {
                         Ok(json) => rows.extend(serde_json::from_str::<Value>(&json).ok()),
-                        Err(reason) => rows.push(json!({"id": row.id, "status": "failed", "reason": reason})),
+                        Err(reason) => {
+                            rows.push(
+                                json!({"schema": "cycle.failed_review/1", "id": row.id, "status": "failed",
+                                "reason": reason}),
+                            );
+                        }
                     }
                 }
             }
@@ -155,6 +171,7 @@ pub fn runs(context: &Context, command: &StoredCommand) -> Result<Outcome, Failu
             args.format,
         ),
         StoredCommand::Show { id, format, out } => {
+            text_or_json(*format, "runs")?;
             let value = whole(id)?;
             let text = if *format == Format::Json {
                 value.to_string()
