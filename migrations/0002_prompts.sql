@@ -1,7 +1,7 @@
 -- What a model was asked, so that every number and sentence of a review or a run can be traced to its prompt.
 CREATE TABLE prompts (
     sha256     TEXT PRIMARY KEY,           -- of the rendered prompt, as in generations
-    dialogue   TEXT NOT NULL CHECK (json_valid(dialogue)) -- {"messages": [...], "prefill": "..."} before the template
+    dialogue   TEXT NOT NULL CHECK (json_valid(dialogue)) -- {"messages": [...], "prefill": "..."}; a prompt without messages is its text
 );
 
 -- The generations behind a reviewer: same model, same prompt.

@@ -391,33 +391,6 @@ impl Store {
         if done.rows_affected() == 0 { Err(StoreError::NotFound(run.into())) } else { Ok(()) }
     }
 
-    /// Stores what a model wrote; the prompt by its hash alone.
-    ///
-    /// # Errors
-    /// If the store cannot be written.
-    pub fn put_generation(
-        &self,
-        model: (&str, &str),
-        prompt_sha256: &str,
-        seed: i64,
-        sampling: &str,
-        output: &str,
-        tokens: usize,
-    ) -> Result<String, StoreError> {
-        let generation = NewGeneration {
-            model: model.0.into(),
-            reference: model.1.into(),
-            prompt_sha256: prompt_sha256.into(),
-            dialogue: None,
-            seed,
-            sampling: sampling.into(),
-            output: output.into(),
-            tokens: tokens as i64,
-        };
-        self.put_generations(std::slice::from_ref(&generation))?;
-        Ok(generation.id())
-    }
-
     /// Stores what a model wrote, with its prompts, in one transaction.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use lm::{Local, ModelInfo, ModelRef, Progress, Sampling};
 use models::TextEncoder;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use store::Store;
+use store::{NewGeneration, Store};
 
 use crate::args::{EmbedArgs, Format, GenerateArgs, LogprobsArgs, PromptArgs};
 use crate::commands::Outcome;
@@ -70,6 +70,8 @@ struct Job<'a> {
 /// One sample of one prompt.
 struct Sample {
     prompt_sha256: String,
+    /// The prompt as it was rendered; a server's is stored with its answer.
+    prompt: Option<String>,
     seed: u64,
     result: Result<Written, Failure>,
 }
@@ -133,12 +135,13 @@ impl Job<'_> {
         let end = Instant::now();
         let middle = clock.first_token.unwrap_or(end);
         let done = |of: fn(&RowOutput) -> usize| -> usize { results.iter().flatten().map(of).sum() };
-        let usage = json!({"prompt_tokens": done(|o| o.prompt_tokens),
+        let usage = json!({"prompt_tokens": done(|o| o.prompt_tokens - o.reused),
             "prompt_tokens_reused": done(|o| o.reused), "generated_tokens": done(|o| o.generated),
             "prefill_seconds": (middle - clock.started).as_secs_f64(),
             "decode_seconds": (end - middle).as_secs_f64()});
         let samples = results.into_iter().enumerate().map(|(i, result)| Sample {
             prompt_sha256: sha256(&prompts[i / self.args.n].text),
+            prompt: Some(prompts[i / self.args.n].text.clone()),
             seed: seeds[i],
             result: result.map(written).map_err(row_failure),
         });
@@ -178,7 +181,8 @@ impl Job<'_> {
         let usage = json!({"prompt_tokens": total.prompt_tokens, "prompt_tokens_reused": total.prompt_tokens_reused,
             "generated_tokens": total.generated_tokens, "seconds": seconds});
         let samples = answers.into_iter().zip(&requests).map(|(answer, request)| Sample {
-            prompt_sha256: sha256(&serde_json::to_string(&request.messages).unwrap_or_default()),
+            prompt_sha256: answer.as_ref().map(|a| a.prompt_sha256.clone()).unwrap_or_default(),
+            prompt: None,
             seed: request.seed,
             result: answer.map_err(Failure::from).map(|a| Written {
                 shown: json!({"prompt_tokens": a.usage.prompt_tokens, "text": a.text, "finish": a.finish}),
@@ -224,14 +228,22 @@ fn store_all(context: &Context, job: &Job<'_>, info: &ModelInfo, all: &[Sample])
     };
     let id = info.sha256.as_deref().unwrap_or(&info.reference);
     let sampler = serde_json::to_string(&job.sampling).unwrap_or_default();
-    let mut kept = 0;
-    for sample in all {
-        let Ok(written) = &sample.result else { continue };
-        let (hash, seed) = (&sample.prompt_sha256, sample.seed as i64);
-        store.put_generation((id, &info.reference), hash, seed, &sampler, &written.text, written.tokens)?;
-        kept += 1;
-    }
-    Ok(kept)
+    let rows: Vec<NewGeneration> = all
+        .iter()
+        .filter_map(|sample| Some((sample, sample.result.as_ref().ok()?)))
+        .map(|(sample, written)| NewGeneration {
+            model: id.into(),
+            reference: info.reference.clone(),
+            prompt_sha256: sample.prompt_sha256.clone(),
+            dialogue: sample.prompt.as_ref().map(|p| json!({"messages": [], "prefill": p}).to_string()),
+            seed: sample.seed as i64,
+            sampling: sampler.clone(),
+            output: written.text.clone(),
+            tokens: written.tokens as i64,
+        })
+        .collect();
+    store.put_generations(&rows)?;
+    Ok(rows.len())
 }
 
 fn prompts(asked: Vec<Asked>, args: &PromptArgs, model: &Local) -> Result<Vec<Prompt>, Failure> {
