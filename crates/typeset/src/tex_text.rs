@@ -194,7 +194,7 @@ mod tests {
             escape("α→β ≤ 3"),
             "\\ensuremath{\\alpha}\\ensuremath{\\rightarrow}\\ensuremath{\\beta} \\ensuremath{\\leq} 3"
         );
-        assert_eq!(escape("Nguyễn"), "Nguy{\\~{ê}}n");
+        assert_eq!(escape("Nguyễn"), "Nguy{\\~{\\^{e}}}n");
         assert_eq!(escape("李"), "[?]");
         // Decomposed input is the same text.
         assert_eq!(escape("e\u{301}"), "é");

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use models::{Description, ModelSource, describe, describe_bytes, verify, verify_bytes};
 use lm::ModelRef;
+use models::{Description, ModelSource, describe, describe_bytes, verify, verify_bytes};
 use serde_json::json;
 
 use crate::args::{Format, ModelsCommand};
