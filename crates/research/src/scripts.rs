@@ -27,10 +27,10 @@ pub(crate) fn words(least: usize, most: usize) -> String {
 
 /// Up to the last full stop; the whole text where there is none.
 pub(crate) fn finished_sentences(text: &str) -> &str {
-    let ends = text.char_indices().filter(|(i, c)| {
+    let ends = |(i, c): &(usize, char)| {
         matches!(c, '.' | '?' | '!') && text[i + 1..].chars().next().is_none_or(char::is_whitespace)
-    });
-    ends.last().map_or(text, |(i, _)| &text[..=i])
+    };
+    text.char_indices().rev().find(ends).map_or(text, |(i, _)| &text[..=i])
 }
 
 /// True where no table names a row twice.
