@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::error::ResearchError;
 use crate::literature::Literature;
 use crate::prompts;
-use crate::scripts::{finished_sentences, free, literal, rows_differ, shaped, words};
+use crate::scripts::{NAME, PROSE, TECHNICAL, finished_sentences, free, literal, rows_differ, shaped, words};
 
 /// Tries of a stage.
 const ATTEMPTS: usize = 3;
@@ -289,9 +289,12 @@ impl Researcher<'_> {
         let mut parts = vec![literal("## Experimental Setup\n\n```json\n[")];
         for i in 0..2 {
             parts.push(literal(if i == 0 { "{\"name\": \"" } else { ", {\"name\": \"" }));
-            parts.push(shaped(&format!("name{i}"), &format!("[A-Z][A-Za-z-]+{}", words(1, 5)), 32));
-            parts.push(literal("\", \"description\": \""));
-            let sentence = format!("[A-Z][a-z]*{}[.]", words(8, 40));
+            // The closing quotation mark is the model's to draw: that is how it says that a name is whole. The limits
+            // are a token a character, so that the mark is always reached.
+            let name = format!("[A-Z][A-Za-z-]{{1,14}}{}\"", words(NAME, 0, 5));
+            parts.push(shaped(&format!("name{i}"), &name, 104));
+            parts.push(literal(", \"description\": \""));
+            let sentence = format!("[A-Z][a-z]*{}[.]", words(TECHNICAL, 8, 40));
             parts.push(shaped(&format!("description{i}"), &sentence, 160));
             parts.push(literal("\"}"));
         }
@@ -302,7 +305,8 @@ impl Researcher<'_> {
         let answer = self.ask(brief, &messages, Output::Script(Script { parts }), 0, salt)?;
         let mut setup: Vec<Value> = Vec::new();
         for i in 0..2 {
-            let part = |name: String| answer.parts.get(&name).map(|p| p.text.trim().to_string());
+            let part =
+                |name: String| answer.parts.get(&name).map(|p| p.text.trim_matches(['"', ' ']).to_string());
             let (Some(name), Some(description)) = (part(format!("name{i}")), part(format!("description{i}")))
             else {
                 continue;
@@ -347,29 +351,29 @@ impl Researcher<'_> {
             parts.push(literal(format!(
                 "{open}{{\"name\": {name}, \"result\": {{\"table\": [[\"Method\", \""
             )));
-            parts.push(shaped(&format!("m{i}a"), "[A-Z][A-Za-z-]{2,12}", 10));
-            parts.push(literal("\", \""));
-            parts.push(shaped(&format!("m{i}b"), "[A-Z][A-Za-z-]{2,12}", 10));
-            parts.push(literal("\"]"));
+            parts.push(shaped(&format!("m{i}a"), "[A-Z][A-Za-z]{2,12}\"", 16));
+            parts.push(literal(", \""));
+            parts.push(shaped(&format!("m{i}b"), "[A-Z][A-Za-z]{2,12}\"", 16));
+            parts.push(literal("]"));
             for row in 0..3 {
                 parts.push(literal(", [\""));
-                parts.push(shaped(&format!("r{i}{row}"), "[A-Z][A-Za-z-]{2,14}( [A-Za-z-]{2,10})?", 14));
+                parts.push(shaped(&format!("r{i}{row}"), "[A-Z][A-Za-z]{2,14}( [A-Za-z]{2,10})?\"", 30));
                 for column in 0..2 {
-                    parts.push(literal("\", \""));
+                    parts.push(literal(if column == 0 { ", \"" } else { "\", \"" }));
                     parts.push(shaped(&format!("v{i}{row}{column}"), "[1-9][0-9][.][0-9]", 8));
                 }
                 parts.push(literal("\"]"));
             }
             parts.push(literal("], \"description\": \""));
-            parts.push(shaped(&format!("d{i}"), &format!("[A-Z][a-z]*{}[.]", words(4, 20)), 90));
+            parts.push(shaped(&format!("d{i}"), &format!("[A-Z][a-z]*{}[.]", words(PROSE, 4, 20)), 90));
             parts.push(literal("\"}}"));
         }
         parts.push(literal("]"));
-        // Numbers are drawn at the model's own odds: the likeliest ones are the same in every row.
-        let free = Brief {
-            sampling: Sampling { temperature: brief.sampling.temperature.max(1.0), ..brief.sampling.clone() },
-            ..brief.clone()
-        };
+        // Drawn more freely than prose: the likeliest numbers are the same in every row.
+        let temperature = brief.sampling.temperature.max(0.9);
+        let sampling =
+            Sampling { temperature, min_p: brief.sampling.min_p.max(0.05), ..brief.sampling.clone() };
+        let free = Brief { sampling, ..brief.clone() };
         let answer = self.ask(&free, &messages, Output::Script(Script { parts }), 0, salt)?;
         let found = serde_json::from_str::<Value>(answer.text.trim())
             .ok()

@@ -21,9 +21,14 @@ pub(crate) fn shaped(name: &str, regex: &str, max: usize) -> Part {
 }
 
 /// Between `least` and `most` further words: a text that reaches its end does so behind a word.
-pub(crate) fn words(least: usize, most: usize) -> String {
-    format!("( [A-Za-z0-9(),%/=+-]{{1,16}}){{{least},{most}}}")
+pub(crate) fn words(characters: &str, least: usize, most: usize) -> String {
+    format!("( [{characters}]{{1,16}}){{{least},{most}}}")
 }
+
+/// Characters of a word in a name, in a sentence, and in a sentence with numbers.
+pub(crate) const NAME: &str = "A-Za-z-";
+pub(crate) const PROSE: &str = "A-Za-z,'-";
+pub(crate) const TECHNICAL: &str = "A-Za-z0-9(),%/=+-";
 
 /// Up to the last full stop; the whole text where there is none.
 pub(crate) fn finished_sentences(text: &str) -> &str {
@@ -88,9 +93,10 @@ impl Researcher<'_> {
         parts.push(literal("\n\n\\section{Related Work}\n\n"));
         for (i, name) in ["related1", "related2", "related3"].into_iter().enumerate() {
             cite(&mut parts, i + 1, "citet");
-            parts.push(literal(" "));
-            // A sentence that goes on from the citation.
-            parts.push(shaped(name, &format!("[a-z]+{}[.]", words(6, 32)), share(0.05, 110)));
+            // A sentence that goes on from the citation; the blank belongs to its first word, as in running text.
+            let first = if keys.is_empty() { "[A-Z][a-z]{1,12}" } else { " [a-z]{2,12}" };
+            let sentence = format!("{first}{}[.]", words(PROSE, 6, 32));
+            parts.push(shaped(name, &sentence, share(0.05, 110)));
             parts.push(literal("\n\n"));
         }
         parts.push(literal("\\section{Method}\n\n"));
