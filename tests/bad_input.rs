@@ -100,7 +100,7 @@ fn a_bad_file_among_good_ones_is_a_row_and_exit_1() {
     }
     home.write("papers/a.md", paper(1));
     home.write("papers/b.pdf", "no PDF");
-    let output = home.run(&with(&["review", "papers", "--out", "out"]));
+    let output = home.run(&with(&["review", "papers", "--out", "out", "--jobs", "3"]));
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let ranking = fs::read_to_string(home.path("out/ranking.csv")).unwrap();
     assert_eq!(ranking.lines().count(), 3, "{ranking}");

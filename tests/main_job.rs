@@ -50,6 +50,39 @@ fn a_review_is_stored_shown_again_and_written_in_every_format() {
 }
 
 #[test]
+fn papers_are_drafted_several_times_judged_and_ranked() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    home.write("refs.bib", "@article{doe2020, title={On agreement}, author={Jane Doe}, year={2020}}\n");
+    let mut args = vec!["research", "--topic", "Agreement", "--references", "refs.bib", "--out", "drafts"];
+    args.extend(["--papers", "2", "--best-of", "2", "--max-tokens", "300"]);
+    let output = home.run(&args);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let ranking = fs::read_to_string(home.path("drafts/ranking.csv")).unwrap();
+    let rows: Vec<&str> = ranking.lines().skip(1).collect();
+    assert!(rows.len() == 2 && rows.iter().all(|r| r.contains("builtin:reviewer")), "{ranking}");
+    // Each paper is the better of its two drafts, and the better paper stands first.
+    let said: Vec<f64> =
+        stderr.lines().filter_map(|l| l.split_once("the judge expects ")?.1.parse().ok()).collect();
+    assert_eq!(said.len(), 4, "{stderr}");
+    let mut best = [said[0].max(said[1]), said[2].max(said[3])];
+    best.sort_by(|a, b| b.total_cmp(a));
+    for (row, best) in rows.iter().zip(best) {
+        // expected, judge, citations kept and removed, unbacked numbers; a title before them may hold commas.
+        let expected: f64 = row.rsplit(',').nth(4).unwrap().parse().unwrap();
+        assert!((expected - best).abs() < 0.0051, "{ranking}");
+    }
+    // Drafts and verdicts are stages of stored runs: the same words again ask no model.
+    let again = home.run(&args);
+    assert_eq!(again.status.code(), Some(0));
+    assert_eq!(fs::read_to_string(home.path("drafts/ranking.csv")).unwrap(), ranking);
+    assert_eq!(String::from_utf8_lossy(&again.stderr).matches("stages are stored").count(), 4);
+}
+
+#[test]
 fn a_server_is_refused_offline() {
     let home = Home::new();
     home.fails(&["review", &sample(), "--offline", "--model", "http://127.0.0.1:9/v1#m"], 2, "--offline");

@@ -280,6 +280,7 @@ struct Page<'a> {
     rows: Vec<RowView>,
     reviewers: Vec<ReviewerView<'a>>,
     findings: Vec<FindingView<'a>>,
+    checked: bool,
     provenance: String,
 }
 
@@ -410,6 +411,7 @@ pub fn html(review: &Review, form: &Form) -> Result<String, askama::Error> {
         rows,
         reviewers,
         findings,
+        checked: review.reviewers.iter().flat_map(|r| &r.weaknesses).any(|w| w.support.is_some()),
         provenance: provenance(review),
     }
     .render()
