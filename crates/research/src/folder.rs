@@ -95,7 +95,8 @@ pub fn folder(
         declaration: format!(
             "AI assistance declaration: the text of this draft was written by {}{hash} with seed {} through cycle; \
              no person has checked it.{simulated}",
-            by.model, by.seed
+            model_name(&by.model),
+            by.seed
         ),
         style,
     };
@@ -128,6 +129,14 @@ pub fn folder(
         .collect();
     files.push(("manifest.json".into(), pretty(&json!({"schema": "cycle.manifest/1", "sha256": hashes}))));
     Ok(PaperFolder { files, citations: keys.counts, unbacked_numbers: unbacked, title })
+}
+
+/// A model as a paper names it: without the folders of somebody's machine; the hash says which it was.
+fn model_name(reference: &str) -> &str {
+    match reference.split_once("://") {
+        Some((_, server)) => server.rsplit('#').next().unwrap_or(server),
+        None => reference.rsplit(['/', '\\']).find(|part| !part.is_empty()).unwrap_or(reference),
+    }
 }
 
 fn origin_name(draft: &Draft) -> Option<&'static str> {
