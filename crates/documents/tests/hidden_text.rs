@@ -174,14 +174,22 @@ fn the_shared_generator_agrees_where_it_is_there() {
     );
     let script = shared.join("tools/make_hidden_text_pdfs.py");
     if !script.is_file() {
-        eprintln!("skipped: no shared generator of hidden text");
+        // Past the harness, which keeps the output of a test that passes to itself.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("skipped: no shared generator of hidden text\n"),
+        );
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     match std::process::Command::new("python3").arg(&script).arg(folder.path()).status() {
         Ok(status) if status.success() => {}
         _ => {
-            eprintln!("skipped: python3 is not there or the generator failed");
+            // Past the harness, which keeps the output of a test that passes to itself.
+            let _ = std::io::Write::write_fmt(
+                &mut std::io::stderr(),
+                format_args!("skipped: python3 is not there or the generator failed\n"),
+            );
             return;
         }
     }

@@ -14,7 +14,8 @@ fn papers() -> Option<PathBuf> {
     if papers.join("gold.jsonl").is_file() {
         return Some(papers);
     }
-    eprintln!("skipped: no shared papers");
+    // Past the harness, which keeps the output of a test that passes to itself.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: no shared papers\n"));
     None
 }
 

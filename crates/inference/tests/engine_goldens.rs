@@ -16,7 +16,11 @@ fn shared() -> Option<PathBuf> {
         .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
     let path = Path::new(&shared).join("goldens/infer");
     if !path.exists() {
-        eprintln!("skipped: the goldens in shared/ are not here");
+        // Past the harness, which keeps the output of a test that passes to itself.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("skipped: the goldens in shared/ are not here\n"),
+        );
         return None;
     }
     Some(path)
@@ -29,7 +33,11 @@ fn smollm2() -> Option<PathBuf> {
     );
     let path = PathBuf::from(path);
     if !path.exists() {
-        eprintln!("skipped: SmolLM2 is not here; README's two lines fetch it");
+        // Past the harness, which keeps the output of a test that passes to itself.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("skipped: SmolLM2 is not here; README's two lines fetch it\n"),
+        );
         return None;
     }
     Some(path)

@@ -13,7 +13,11 @@ fn file() -> Option<PathBuf> {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name);
     let path = std::env::var("CYCLE_SMOLLM2").map_or(ours, PathBuf::from);
     if !path.is_file() {
-        eprintln!("skipped: {} is not here and CYCLE_SMOLLM2 names no file", path.display());
+        // Past the harness, which keeps the output of a test that passes to itself.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("skipped: {} is not here and CYCLE_SMOLLM2 names no file\n", path.display()),
+        );
         return None;
     }
     Some(path)

@@ -13,7 +13,11 @@ fn micro() -> Option<PathBuf> {
         .unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared").into());
     let path = Path::new(&shared).join("goldens/infer/models/llama3_rope");
     if !path.exists() {
-        eprintln!("skipped: the goldens in shared/ are not here");
+        // Past the harness, which keeps the output of a test that passes to itself.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("skipped: the goldens in shared/ are not here\n"),
+        );
         return None;
     }
     Some(path)
