@@ -162,7 +162,7 @@ pub fn run(context: &mut Context, args: &ResearchArgs) -> Result<Outcome, Failur
     for n in 0..args.papers {
         let out: PathBuf =
             if args.papers > 1 { args.out.join(format!("paper-{}", n + 1)) } else { args.out.clone() };
-        let drafted = job.best(&out, seed + (n * args.best_of) as u64)?;
+        let drafted = job.best(&out, seed.wrapping_add((n * args.best_of) as u64))?;
         for (name, bytes) in &drafted.folder.files {
             write(&out.join(name), bytes)?;
         }
@@ -219,7 +219,7 @@ impl Job<'_> {
                 1 => out.display().to_string(),
                 n => format!("{} (draft {} of {n})", out.display(), k + 1),
             };
-            let drafted = self.draft(&label, seed + k as u64)?;
+            let drafted = self.draft(&label, seed.wrapping_add(k as u64))?;
             if let (Some(verdict), true) = (drafted.verdict, self.args.best_of > 1) {
                 self.context.note(&format!("{label}: the judge expects {verdict:.2}"));
             }
