@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+use crate::composed;
 use crate::simd::{self, LANES, Lanes, dispatch};
 use crate::tensor::{from_vec, operand, with_f32};
 
@@ -112,8 +113,13 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
+dispatch! { fn norm_backward = norm_backward_body(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32]) -> Vec<f32> }
+
 /// With s = 1/sqrt(mean(x²)+eps): dx = s·(w·g) − x·s³/n·Σ x·w·g, dw = Σ_rows g·x·s.
-fn norm_backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32]) -> Vec<f32> {
+///
+/// SAFETY: safe code; `unsafe` only for the dispatcher's sake.
+#[inline(always)]
+unsafe fn norm_backward_body<L: Lanes>(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32]) -> Vec<f32> {
     let width = w.len();
     let mut dw = vec![0f32; width];
     for ((x, g), dx) in x.chunks_exact(width).zip(g.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {
@@ -130,6 +136,7 @@ fn norm_backward(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32]) -> V
 }
 
 /// Sum of `f(0..n)` in sixteen interleaved partial sums, so that the compiler can use vectors.
+#[inline(always)]
 fn lane_sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0f32; LANES];
     let whole = n / LANES * LANES;
@@ -199,6 +206,22 @@ fn rope_composed(x: &Tensor, table: &RotaryTable, head_dim: usize) -> Result<Ten
     Tensor::cat(&parts, 2)?.reshape((tokens, width))
 }
 
+dispatch! { fn turn_heads = turn_heads_body(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], sign: f32) }
+
+/// SAFETY: safe code; `unsafe` only for the dispatcher's sake.
+#[inline(always)]
+unsafe fn turn_heads_body<L: Lanes>(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32], sign: f32) {
+    let half = cos.len();
+    for head in row.chunks_exact_mut(head_dim) {
+        let (a, b) = head[..2 * half].split_at_mut(half);
+        for ((a, b), (&cos, &sin)) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
+            let (x, y, s) = (*a, *b, sign * sin);
+            *a = x * cos - y * s;
+            *b = y * cos + x * s;
+        }
+    }
+}
+
 struct Rope {
     table: RotaryTable,
     head_dim: usize,
@@ -222,15 +245,7 @@ impl CustomOp1 for Rope {
         let mut out = operand(x, layout)?.to_vec();
         out.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
             let (cos, sin) = (&self.table.cos[t * half..][..half], &self.table.sin[t * half..][..half]);
-            for head in row.chunks_exact_mut(self.head_dim) {
-                let (a, b) = head[..2 * half].split_at_mut(half);
-                for i in 0..half {
-                    let s = if self.inverse { -sin[i] } else { sin[i] };
-                    let (x, y) = (a[i], b[i]);
-                    a[i] = x * cos[i] - y * s;
-                    b[i] = y * cos[i] + x * s;
-                }
-            }
+            turn_heads(row, self.head_dim, cos, sin, if self.inverse { -1.0 } else { 1.0 });
         });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
@@ -301,6 +316,22 @@ unsafe fn sigmoid_body<L: Lanes>(x: &[f32], out: &mut [f32]) {
     }
 }
 
+dispatch! {
+    fn swiglu_backward_rows = swiglu_backward_body(g: &[f32], u: &[f32], grad: &[f32], dg: &mut [f32], du: &mut [f32])
+}
+
+/// `dg` comes in as σ(g).
+///
+/// SAFETY: safe code; `unsafe` only for the dispatcher's sake.
+#[inline(always)]
+unsafe fn swiglu_backward_body<L: Lanes>(g: &[f32], u: &[f32], grad: &[f32], dg: &mut [f32], du: &mut [f32]) {
+    for ((dg, du), ((&g, &u), &grad)) in dg.iter_mut().zip(du).zip(g.iter().zip(u).zip(grad)) {
+        let s = *dg;
+        *du = grad * g * s;
+        *dg = grad * u * s * (1.0 + g * (1.0 - s));
+    }
+}
+
 const CHUNK: usize = 1 << 14;
 
 impl CustomOp2 for SwiGlu {
@@ -343,11 +374,7 @@ impl CustomOp2 for SwiGlu {
                         .zip(g.par_chunks(CHUNK).zip(u.par_chunks(CHUNK).zip(grad.par_chunks(CHUNK))))
                         .for_each(|((dg, du), (g, (u, grad)))| {
                             sigmoid_of(g, dg); // dg holds σ(g) for the moment
-                            for i in 0..g.len() {
-                                let s = dg[i];
-                                du[i] = grad[i] * g[i] * s;
-                                dg[i] = grad[i] * u[i] * s * (1.0 + g[i] * (1.0 - s));
-                            }
+                            swiglu_backward_rows(g, u, grad, dg, du);
                         });
                     Ok((dg, du))
                 })
@@ -355,4 +382,50 @@ impl CustomOp2 for SwiGlu {
         })?;
         Ok((Some(from_vec(dg, gate.shape())?), Some(from_vec(du, up.shape())?)))
     }
+}
+
+fn both((a, b): (Option<Tensor>, Option<Tensor>)) -> Result<(Tensor, Tensor)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Ok((a, b)),
+        _ => candle_core::bail!("an operation without its gradients"),
+    }
+}
+
+fn pair(made: Vec<Tensor>) -> Result<(Tensor, Tensor)> {
+    let mut made = made.into_iter();
+    both((made.next(), made.next()))
+}
+
+/// Gradients of [`rms_norm`] for `x` and `weight`.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn rms_norm_backward(x: &Tensor, weight: &Tensor, grad: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    if !x.device().is_cpu() {
+        return pair(composed::backward(&[x, weight], grad, |t| rms_norm(&t[0], &t[1], eps))?);
+    }
+    both(RmsNorm { eps: eps as f32 }.bwd(x, weight, x, grad)?)
+}
+
+/// Gradient of [`rope`] for `x`: the rotation back.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn rope_backward(grad: &Tensor, table: &RotaryTable, head_dim: usize) -> Result<Tensor> {
+    if !grad.device().is_cpu() {
+        let back = table.sin.iter().map(|s| -s).collect();
+        return rope_composed(grad, &RotaryTable { sin: Arc::new(back), ..table.clone() }, head_dim);
+    }
+    grad.contiguous()?.apply_op1_no_bwd(&Rope { table: table.clone(), head_dim, inverse: true })
+}
+
+/// Gradients of [`swiglu`] for `gate` and `up`.
+///
+/// # Errors
+/// If the shapes differ.
+pub fn swiglu_backward(gate: &Tensor, up: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+    if !gate.device().is_cpu() {
+        return pair(composed::backward(&[gate, up], grad, |t| swiglu(&t[0], &t[1]))?);
+    }
+    both(SwiGlu.bwd(gate, up, gate, grad)?)
 }

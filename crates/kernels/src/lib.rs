@@ -9,21 +9,33 @@
 #![allow(unsafe_code)]
 
 mod attention;
+mod composed;
+mod element;
 mod elementwise;
+mod flash;
+mod gemm;
 mod head;
+mod loss;
 mod mmap;
 mod pack;
 mod paged;
+mod projection;
 mod simd;
 mod tensor;
+mod weight;
 
 pub use attention::PackedAttention;
-pub use elementwise::{RotaryTable, rms_norm, rope, swiglu};
+pub use element::has_bf16_products;
+pub use elementwise::{RotaryTable, rms_norm, rms_norm_backward, rope, rope_backward, swiglu, swiglu_backward};
+pub use flash::{Attended, AttentionSegment, FlashAttention};
 pub use head::token_logprobs;
+pub use loss::{Head, HeadGradient, TokenGradient, TokenLogProbs};
 pub use mmap::{Mmap, mmap};
 pub use pack::{PackedWeight, WeightType, linear};
 pub use paged::{BLOCK, KvBlock, KvShape, PagedSegment, paged_attention};
+pub use projection::{LoraFactors, Projection, ProjectionGradient, Wanted};
 pub use simd::Level;
+pub use weight::{Arithmetic, BlockFormat, Weight};
 
 use simd::{LANES, Lanes, dispatch};
 

@@ -8,6 +8,7 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use crate::error::ModelError;
+use crate::trainable::LoraSettings;
 use crate::weights::{WeightSource, read};
 
 /// A checkpoint seen through an adapter.
@@ -27,10 +28,8 @@ impl<W: WeightSource> Adapted<W> {
     /// If a file is missing, the kind is not plain LoRA, or a matrix belongs to no weight of the base or has another
     /// shape.
     pub fn open(base: W, folder: &Path) -> Result<Self, ModelError> {
-        let path = folder.join("adapter_config.json");
-        let config: Value =
-            serde_json::from_slice(&read(&path)?).map_err(|e| ModelError::invalid(&path, e))?;
-        let (r, scale) = scale(&config, &path)?;
+        let settings = PlainLora::read(folder)?.settings;
+        let (r, scale) = (settings.r, settings.scale());
         let file = folder.join("adapter_model.safetensors");
         let tensors = candle_core::safetensors::load_buffer(&read(&file)?, &candle_core::Device::Cpu)
             .map_err(|e| ModelError::invalid(&file, format!("is no whole safetensors file ({e})")))?;
@@ -86,8 +85,22 @@ impl<W: WeightSource> Adapted<W> {
     }
 }
 
-/// Rank and factor; refuses what plain LoRA is not.
-fn scale(config: &Value, path: &Path) -> Result<(usize, f64), ModelError> {
+/// An `adapter_config.json` that asks for nothing but plain LoRA.
+pub(crate) struct PlainLora {
+    pub(crate) settings: LoraSettings,
+}
+
+impl PlainLora {
+    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("adapter_config.json");
+        let config: Value =
+            serde_json::from_slice(&read(&path)?).map_err(|e| ModelError::invalid(&path, e))?;
+        Ok(Self { settings: settings(&config, &path)? })
+    }
+}
+
+/// Refuses what plain LoRA is not.
+fn settings(config: &Value, path: &Path) -> Result<LoraSettings, ModelError> {
     if config["peft_type"].as_str().is_some_and(|t| t != "LORA") {
         return Err(ModelError::Adapter(format!("{} is not LORA", config["peft_type"])));
     }
@@ -112,8 +125,12 @@ fn scale(config: &Value, path: &Path) -> Result<(usize, f64), ModelError> {
             .ok_or_else(|| ModelError::invalid(path, format!("has no {key} above 0")))
     };
     let (r, alpha) = (number("r")?, number("lora_alpha")?);
-    let divisor = if config["use_rslora"] == true { r.sqrt() } else { r };
-    Ok((r as usize, alpha / divisor))
+    let target_modules = match &config["target_modules"] {
+        Value::Array(names) => names.iter().filter_map(Value::as_str).map(str::to_string).collect(),
+        Value::String(name) => vec![name.clone()],
+        _ => Vec::new(),
+    };
+    Ok(LoraSettings { r: r as usize, alpha, use_rslora: config["use_rslora"] == true, target_modules })
 }
 
 impl<W: WeightSource> WeightSource for Adapted<W> {

@@ -16,7 +16,7 @@ use kernels::{
 use crate::cache::{Keys, KvCache, RopeRegime, SequenceId};
 use crate::config::{Architecture, DecoderConfig, RopeScaling};
 use crate::error::ModelError;
-use crate::weights::WeightSource;
+use crate::weights::{WeightSource, fetch};
 
 /// How a decoder is loaded.
 #[derive(Debug, Clone)]
@@ -115,19 +115,7 @@ impl Loader<'_> {
         if let Some(variable) = self.variables.get(name) {
             return Ok(variable.as_tensor().clone());
         }
-        let tensor = self.source.tensor(name)?;
-        if tensor.dims() != shape {
-            return Err(ModelError::Shape {
-                name: name.to_string(),
-                found: tensor.dims().to_vec(),
-                expected: shape.to_vec(),
-            });
-        }
-        // NaN and infinity survive a sum.
-        let total = tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
-        if !total.is_finite() {
-            return Err(ModelError::NotFinite(name.to_string()));
-        }
+        let tensor = fetch(self.source, name, shape)?;
         if !self.options.trainable {
             return Ok(tensor);
         }
@@ -308,14 +296,7 @@ impl Decoder {
     /// The frequencies for a sequence of this total length. A sequence whose length crosses the border must be computed
     /// anew: its stored keys were turned with the other set.
     pub fn rope_regime(&self, total_len: usize) -> RopeRegime {
-        match &self.config.rope.scaling {
-            RopeScaling::LongRope { original_max_position_embeddings, .. }
-                if total_len > *original_max_position_embeddings =>
-            {
-                RopeRegime::Long
-            }
-            _ => RopeRegime::Short,
-        }
+        rope_regime(&self.config, total_len)
     }
 
     fn embed(&self, ids: &[u32]) -> Candle<Tensor> {
@@ -596,8 +577,19 @@ impl Decoder {
     }
 }
 
+pub(crate) fn rope_regime(config: &DecoderConfig, total_len: usize) -> RopeRegime {
+    match &config.rope.scaling {
+        RopeScaling::LongRope { original_max_position_embeddings, .. }
+            if total_len > *original_max_position_embeddings =>
+        {
+            RopeRegime::Long
+        }
+        _ => RopeRegime::Short,
+    }
+}
+
 /// Inverse frequencies (short, long) and the factor on cos and sin.
-fn frequencies(config: &DecoderConfig) -> ([Vec<f32>; 2], f64) {
+pub(crate) fn frequencies(config: &DecoderConfig) -> ([Vec<f32>; 2], f64) {
     let rope = &config.rope;
     let half = rope.rotary_dim / 2;
     let plain: Vec<f64> =

@@ -18,6 +18,7 @@ mod inventory;
 mod model;
 mod moment;
 mod tokenizer;
+mod trainable;
 mod verify;
 mod weights;
 
@@ -32,6 +33,10 @@ pub use hf_config::parse as parse_config;
 pub use model::{LoadOptions, Model, ModelSource};
 pub use moment::Moment;
 pub use tokenizer::{TextStream, Tokenizer};
+pub use trainable::{
+    AdapterFiles, Gradients, Keep, LoraSettings, PackedBatch, Pass, Train, TrainableDecoder, TrainableOptions,
+    linear_modules,
+};
 pub use verify::{
     Description, Memory, Verification, describe, describe_bytes, is_text_encoder, verify, verify_bytes,
 };

@@ -12,6 +12,7 @@ use crate::gguf::{Bytes, Gguf};
 use crate::hash::{sha256_of_bytes, sha256_of_files};
 use crate::hf_config;
 use crate::tokenizer::Tokenizer;
+use crate::trainable::{TrainableDecoder, TrainableOptions};
 use crate::weights::{SafetensorsFolder, WeightSource, read};
 use candle_core::{DType, Device};
 use serde_json::Value;
@@ -69,10 +70,10 @@ impl Default for LoadOptions {
     }
 }
 
-/// A loaded model.
-pub struct Model {
+/// A loaded model: a [`Decoder`] to run, or a [`TrainableDecoder`].
+pub struct Model<D = Decoder> {
     /// The decoder.
-    pub decoder: Decoder,
+    pub decoder: D,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// Its chat template, or the fallback.
@@ -95,6 +96,58 @@ pub(crate) struct Parts {
     pub(crate) tokens: TemplateTokens,
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Vec<u32>,
+}
+
+impl Parts {
+    fn model<D>(self, decoder: D, sha256: String, path: &Path) -> Result<Model<D>, ModelError> {
+        let chat_is_fallback = self.chat.is_none();
+        let source = self.chat.as_deref().unwrap_or(FALLBACK_TEMPLATE);
+        let chat = ChatTemplate::new(source, self.tokens)
+            .map_err(|e| ModelError::invalid(path, format!("chat template: {e}")))?;
+        Ok(Model {
+            decoder,
+            tokenizer: self.tokenizer,
+            chat,
+            chat_is_fallback,
+            eos: self.eos,
+            bos: self.bos,
+            sha256,
+        })
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        if self.tokenizer.size() > self.config.vocab_size {
+            return Err(ModelError::Vocabulary {
+                tokenizer: self.tokenizer.size(),
+                embedding: self.config.vocab_size,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Model<TrainableDecoder> {
+    /// Loads a folder or a GGUF file for training.
+    ///
+    /// # Errors
+    /// [`ModelError`] names the file and what is wrong with it.
+    pub fn load_trainable(source: &ModelSource, options: TrainableOptions) -> Result<Self, ModelError> {
+        let hash = sha256_of_files(&source.files()?)?;
+        let (parts, weights) = if source.is_gguf()? {
+            let gguf = Gguf::open(&source.path)?;
+            (gguf_parts(&gguf)?, adapted(gguf, source)?)
+        } else {
+            (folder_parts(&source.path)?, adapted(SafetensorsFolder::open(&source.path)?, source)?)
+        };
+        parts.check()?;
+        let decoder = TrainableDecoder::load(&parts.config, &*weights, options)?;
+        parts.model(decoder, hash, &source.path)
+    }
+
+    /// Longest sequence in tokens.
+    pub fn context(&self) -> usize {
+        self.decoder.config().max_position_embeddings
+    }
 }
 
 impl Model {
@@ -136,29 +189,12 @@ impl Model {
         sha256: String,
         path: &Path,
     ) -> Result<Self, ModelError> {
-        if parts.tokenizer.size() > parts.config.vocab_size {
-            return Err(ModelError::Vocabulary {
-                tokenizer: parts.tokenizer.size(),
-                embedding: parts.config.vocab_size,
-            });
-        }
+        parts.check()?;
         let dtype = options.dtype.unwrap_or(if options.device.is_cpu() { DType::F32 } else { DType::BF16 });
         let decoder_options =
             DecoderOptions { device: options.device.clone(), dtype, trainable: options.trainable };
         let decoder = Decoder::load(&parts.config, weights, &decoder_options)?;
-        let chat_is_fallback = parts.chat.is_none();
-        let source = parts.chat.as_deref().unwrap_or(FALLBACK_TEMPLATE);
-        let chat = ChatTemplate::new(source, parts.tokens)
-            .map_err(|e| ModelError::invalid(path, format!("chat template: {e}")))?;
-        Ok(Self {
-            decoder,
-            tokenizer: parts.tokenizer,
-            chat,
-            chat_is_fallback,
-            eos: parts.eos,
-            bos: parts.bos,
-            sha256,
-        })
+        parts.model(decoder, sha256, path)
     }
 
     /// Longest sequence in tokens.
@@ -170,7 +206,9 @@ impl Model {
     pub fn parameters(&self) -> u64 {
         crate::inventory::parameters(self.decoder.config())
     }
+}
 
+impl<D> Model<D> {
     /// Ids of plain text, with the one beginning-of-sequence token that the model wants, if it wants one.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use kernels::{Mmap, mmap};
+use kernels::{BlockFormat, Mmap, mmap};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::ModelError;
@@ -25,6 +25,31 @@ pub trait WeightSource {
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         Ok(self.tensor(name)?.dims().to_vec())
     }
+    /// The quantised blocks of a matrix, row after row, where it is stored so and the trainer multiplies them.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn blocks(&self, _name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
+        Ok(None)
+    }
+}
+
+/// A tensor of this shape whose numbers are all finite.
+pub(crate) fn fetch(source: &dyn WeightSource, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+    let tensor = source.tensor(name)?;
+    if tensor.dims() != shape {
+        return Err(ModelError::Shape {
+            name: name.to_string(),
+            found: tensor.dims().to_vec(),
+            expected: shape.to_vec(),
+        });
+    }
+    // NaN and infinity survive a sum.
+    let total = tensor.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+    if !total.is_finite() {
+        return Err(ModelError::NotFinite(name.to_string()));
+    }
+    Ok(tensor)
 }
 
 impl WeightSource for Box<dyn WeightSource> {
@@ -36,6 +61,9 @@ impl WeightSource for Box<dyn WeightSource> {
     }
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         (**self).shape(name)
+    }
+    fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
+        (**self).blocks(name)
     }
 }
 

@@ -9,8 +9,10 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
+use kernels::BlockFormat;
 
 use crate::config::{Architecture, DecoderConfig, MOST_LAYERS, Rope, RopeScaling};
 use crate::error::ModelError;
@@ -238,6 +240,38 @@ impl WeightSource for Gguf {
             Some((_, heads)) if name.contains("k_proj") => Ok(rotate_halves(&tensor, heads, true)?),
             _ => Ok(tensor),
         }
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
+        let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let Some(info) = self.content.tensor_infos.get(stored) else { return Ok(None) };
+        let format = match info.ggml_dtype {
+            GgmlDType::Q8_0 => BlockFormat::Q8_0,
+            GgmlDType::Q4_0 => BlockFormat::Q4_0,
+            GgmlDType::Q4_1 => BlockFormat::Q4_1,
+            _ => return Ok(None),
+        };
+        let &[rows, columns] = info.shape.dims() else { return Ok(None) };
+        if columns % BlockFormat::LENGTH != 0 {
+            return Ok(None);
+        }
+        let first = (self.content.tensor_data_offset + info.offset) as usize;
+        let length = rows * columns / BlockFormat::LENGTH * format.bytes();
+        let bytes = (*self.bytes).as_ref().get(first..first + length).map(<[u8]>::to_vec);
+        let bytes = bytes.ok_or_else(|| ModelError::invalid(&self.path, format!("{name} is cut off")))?;
+        let heads = match self.heads {
+            Some((heads, _)) if name.contains("q_proj") => heads,
+            Some((_, heads)) if name.contains("k_proj") => heads,
+            _ => return Ok(Some((format, bytes))),
+        };
+        // The same order of rows as in `tensor`: whole rows move.
+        let (row, half) = (bytes.len() / rows, rows / heads / 2);
+        let mut turned = Vec::with_capacity(bytes.len());
+        for (head, side, i) in (0..heads).flat_map(|h| (0..2).flat_map(move |s| (0..half).map(move |i| (h, s, i)))) {
+            let from = ((head * half + i) * 2 + side) * row;
+            turned.extend_from_slice(&bytes[from..from + row]);
+        }
+        Ok(Some((format, turned)))
     }
 }
 
