@@ -12,6 +12,7 @@ mod error;
 mod evaluation;
 mod folder;
 pub mod ngram;
+pub mod objectives;
 mod recipe;
 mod schedule;
 mod trainer;
