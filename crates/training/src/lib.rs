@@ -11,9 +11,12 @@ mod data;
 mod error;
 mod evaluation;
 mod folder;
+pub mod games;
 pub mod ngram;
 pub mod objectives;
+pub mod rake;
 mod recipe;
+pub mod rewards;
 mod schedule;
 mod trainer;
 

@@ -6,7 +6,7 @@
 
 mod direct;
 mod evaluate;
-mod math;
+pub(crate) mod math;
 mod objective;
 mod pairs;
 mod policy_only;
