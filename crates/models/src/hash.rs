@@ -16,7 +16,7 @@ type Stamp = (PathBuf, u64, Option<SystemTime>);
 static KNOWN: LazyLock<Mutex<HashMap<Vec<Stamp>, String>>> = LazyLock::new(Mutex::default);
 
 /// SHA-256 (hex) over the bytes of the files, one after the other; remembered by path, size and time of change.
-pub(crate) fn sha256_of_files(files: &[PathBuf]) -> Result<String, ModelError> {
+pub fn sha256_of_files(files: &[PathBuf]) -> Result<String, ModelError> {
     let stamps = files.iter().map(|path| stamp(path)).collect::<Result<Vec<_>, _>>()?;
     if let Some(known) = KNOWN.lock().ok().and_then(|k| k.get(&stamps).cloned()) {
         return Ok(known);

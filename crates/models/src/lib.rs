@@ -29,8 +29,9 @@ pub use chat::{ChatTemplate, TemplateTokens};
 pub use config::{Architecture, DecoderConfig, Rope, RopeScaling};
 pub use decoder::{Decoder, DecoderOptions, Segment, Step};
 pub use error::ModelError;
+pub use hash::sha256_of_files;
 pub use hf_config::parse as parse_config;
-pub use model::{LoadOptions, Model, ModelSource};
+pub use model::{LoadOptions, Model, ModelSource, config_of, tensors_of};
 pub use moment::Moment;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use trainable::{

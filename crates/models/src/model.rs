@@ -1,5 +1,6 @@
 //! A checkpoint made ready: decoder, tokenizer, chat template and what ends a text.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::hf_config;
 use crate::tokenizer::Tokenizer;
 use crate::trainable::{TrainableDecoder, TrainableOptions};
 use crate::weights::{SafetensorsFolder, WeightSource, read};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 /// Where a model lies.
@@ -235,6 +236,31 @@ impl<D> Model<D> {
         }
         self.tokenizer.encode(rendered)
     }
+}
+
+/// The decoder that a checkpoint describes, without its weights.
+///
+/// # Errors
+/// If its description cannot be read.
+pub fn config_of(source: &ModelSource) -> Result<DecoderConfig, ModelError> {
+    if source.is_gguf()? {
+        return Gguf::open(&source.path)?.config();
+    }
+    let path = source.path.join("config.json");
+    hf_config::parse(&json(&path)?, &path)
+}
+
+/// All tensors of a checkpoint by their Hugging Face names, an adapter merged.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn tensors_of(source: &ModelSource) -> Result<BTreeMap<String, Tensor>, ModelError> {
+    let weights = if source.is_gguf()? {
+        adapted(Gguf::open(&source.path)?, source)?
+    } else {
+        adapted(SafetensorsFolder::open(&source.path)?, source)?
+    };
+    weights.names().into_iter().map(|name| weights.tensor(&name).map(|t| (name, t))).collect()
 }
 
 pub(crate) fn adapted<W: WeightSource + 'static>(

@@ -6,6 +6,7 @@ use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
 use crate::recipe::Optimizer;
+use models::Gradients;
 
 /// First and second moment of one parameter.
 #[derive(Debug, Clone, Default)]
@@ -22,13 +23,15 @@ pub(crate) struct AdamW {
 }
 
 impl AdamW {
-    /// θ ← θ·(1 − lr·wd) − lr·m̂ / (√v̂ + ε), with bias-corrected moments; `scale` multiplies the gradients (clipping).
+    /// θ ← θ·(1 − lr·wd) − lr·m̂ / (√v̂ + ε), with bias-corrected moments; `scale` multiplies the gradients (clipping),
+    /// `factor(name)` the learning rate of a group (heads).
     pub(crate) fn update(
         &mut self,
         variables: &BTreeMap<String, Var>,
-        gradients: &BTreeMap<String, Vec<f32>>,
+        gradients: &Gradients,
         scale: f64,
         rate: f64,
+        factor: impl Fn(&str) -> f64,
         options: &Optimizer,
     ) -> candle_core::Result<()> {
         self.step += 1;
@@ -36,7 +39,8 @@ impl AdamW {
         let correction1 = 1.0 - beta1.powi(self.step as i32);
         let correction2 = 1.0 - beta2.powi(self.step as i32);
         for (name, variable) in variables {
-            let Some(gradient) = gradients.get(name) else { continue };
+            let Some(gradient) = gradients.sums.get(name) else { continue };
+            let rate = rate * factor(name);
             let moments = self.moments.entry(name.clone()).or_insert_with(|| Moments {
                 first: vec![0.0; gradient.len()],
                 second: vec![0.0; gradient.len()],

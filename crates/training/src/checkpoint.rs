@@ -5,20 +5,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use models::{Decoder, Model};
+use models::{AdapterFiles, ModelSource, TrainableDecoder};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::adamw::{AdamW, Moments};
 use crate::error::TrainError;
 use crate::folder::Companions;
+use crate::network::{Network, Reference};
+use crate::objectives::State;
+use crate::recipe::{Kind, Recipe};
 
 /// Where a training stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Position {
     /// Optimiser steps done.
     pub(crate) step: usize,
     /// Rows of the data consumed, over all epochs.
     pub(crate) consumed: usize,
+    /// What the objective remembers (BCO's running shift).
+    #[serde(default)]
+    pub(crate) state: State,
 }
 
 /// Writes `tensors` in the layout that Python's loaders read.
@@ -33,7 +40,7 @@ pub(crate) fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> R
     })
 }
 
-fn variables(decoder: &Decoder) -> HashMap<String, Tensor> {
+fn variables(decoder: &TrainableDecoder) -> HashMap<String, Tensor> {
     decoder.variables().iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect()
 }
 
@@ -62,14 +69,19 @@ fn whole(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> R
 
 pub(crate) fn save(
     out: &Path,
-    decoder: &Decoder,
+    network: &Network,
     adamw: &AdamW,
-    position: Position,
+    position: &Position,
     keep: usize,
 ) -> Result<(), TrainError> {
     let folder = out.join(format!("checkpoint-{}", position.step));
     whole(&folder, |folder| {
-        write_tensors(&folder.join("model.safetensors"), &variables(decoder))?;
+        write_tensors(&folder.join("model.safetensors"), &variables(network.decoder()))?;
+        if let Reference::Own(reference) = &network.reference {
+            if reference.moves() {
+                write_tensors(&folder.join("reference.safetensors"), &variables(reference))?;
+            }
+        }
         let mut state = HashMap::new();
         for (name, moments) in &adamw.moments {
             let n = moments.first.len();
@@ -103,26 +115,25 @@ pub(crate) fn list(out: &Path) -> Vec<(usize, PathBuf)> {
 }
 
 /// Restores weights, moments and position.
-pub(crate) fn restore(folder: &Path, decoder: &Decoder) -> Result<(AdamW, Position), TrainError> {
-    let load = |name: &str| {
-        candle_core::safetensors::load(folder.join(name), &Device::Cpu).map_err(|e| {
-            let why = e.to_string().lines().next().unwrap_or_default().to_string();
-            TrainError::Recipe(format!(
-                "{}: {name} cannot be read ({why}); delete this checkpoint to go on from the one before",
-                folder.display()
-            ))
-        })
+pub(crate) fn restore(folder: &Path, network: &Network) -> Result<(AdamW, Position), TrainError> {
+    let bad = |name: &str, why: &str| {
+        TrainError::Recipe(format!(
+            "{}: {name} cannot be read ({why}); delete this checkpoint to go on from the one before",
+            folder.display()
+        ))
     };
-    let tensors = load("model.safetensors")?;
-    for (name, variable) in decoder.variables() {
-        let tensor = tensors.get(name).ok_or_else(|| {
-            TrainError::Recipe(format!("{}: has no {name}; another model?", folder.display()))
-        })?;
-        variable.set(&tensor.to_device(variable.device())?)?;
+    let load = |name: &str| {
+        candle_core::safetensors::load(folder.join(name), &Device::Cpu)
+            .map_err(|e| bad(name, e.to_string().lines().next().unwrap_or_default()))
+    };
+    set(network.decoder(), &load("model.safetensors")?, folder)?;
+    if let Reference::Own(reference) = &network.reference {
+        if reference.moves() {
+            set(reference, &load("reference.safetensors")?, folder)?;
+        }
     }
     let mut adamw = AdamW::default();
-    for (name, tensor) in candle_core::safetensors::load(folder.join("optimizer.safetensors"), &Device::Cpu)?
-    {
+    for (name, tensor) in load("optimizer.safetensors")? {
         let Some((which, name)) = name.split_once('.') else { continue };
         let moments = adamw.moments.entry(name.to_string()).or_insert_with(Moments::default);
         let values = tensor.to_vec1::<f32>()?;
@@ -134,10 +145,20 @@ pub(crate) fn restore(folder: &Path, decoder: &Decoder) -> Result<(AdamW, Positi
     }
     let path = folder.join("position.json");
     let text = fs::read(&path).map_err(TrainError::io(&path))?;
-    let position: Position =
-        serde_json::from_slice(&text).map_err(|e| TrainError::Recipe(format!("{}: {e}", path.display())))?;
+    let position: Position = serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
     adamw.step = position.step;
     Ok((adamw, position))
+}
+
+fn set(decoder: &TrainableDecoder, tensors: &HashMap<String, Tensor>, folder: &Path) -> Result<(), TrainError> {
+    for (name, variable) in decoder.variables() {
+        let fits = tensors.get(name).filter(|t| t.dims() == variable.dims());
+        let tensor = fits.ok_or_else(|| {
+            TrainError::Recipe(format!("{}: has no {name} of this shape; another model?", folder.display()))
+        })?;
+        variable.set(&tensor.to_device(variable.device())?)?;
+    }
+    Ok(())
 }
 
 /// Files of a checkpoint folder that say how to use it, copied to what comes out of it.
@@ -150,17 +171,48 @@ const COMPANIONS: [&str; 6] = [
     "chat_template.jinja",
 ];
 
-/// Writes `final/`: a Hugging Face folder with the weights as they are now and the small files of `start`; those are
-/// made anew where it was a GGUF file.
-pub(crate) fn finish(out: &Path, start: &Path, model: &Model) -> Result<PathBuf, TrainError> {
+/// Writes `final/` from the weights as they are now: a Hugging Face folder with the small files of `start` (made anew where
+/// that was a GGUF file), or a PEFT adapter. A reward model's head goes with it.
+pub(crate) fn finish(out: &Path, recipe: &Recipe, network: &Network) -> Result<PathBuf, TrainError> {
     let folder = out.join("final");
+    let start = ModelSource::parse(&recipe.model);
+    let reward = recipe.kind == Kind::Reward;
     whole(&folder, |folder| {
-        write_tensors(&folder.join("model.safetensors"), &variables(&model.decoder))?;
-        if !start.is_dir() {
-            return Companions::of(model).write(folder);
+        let mut tensors = variables(network.decoder());
+        tensors.retain(|name, _| !name.starts_with("degree_head"));
+        let write = |name: &str, value: &serde_json::Value| {
+            let path = folder.join(name);
+            let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::Recipe(e.to_string()))?;
+            fs::write(&path, text).map_err(TrainError::io(&path))
+        };
+        if reward {
+            write("reward.json", &json!({"schema": "cycle.reward/1", "objective": recipe.objective}))?;
+        }
+        if let Some(lora) = network.decoder().lora() {
+            let is_head = |n: &&String| !n.contains(".lora_");
+            let heads: Vec<String> = tensors.keys().filter(is_head).cloned().collect();
+            for name in &heads {
+                if let Some(tensor) = tensors.remove(name) {
+                    tensors.insert(format!("base_model.model.{name}"), tensor);
+                }
+            }
+            write_tensors(&folder.join("adapter_model.safetensors"), &tensors)?;
+            let modules: Vec<&str> = heads.iter().filter_map(|n| n.strip_suffix(".weight")).collect();
+            let task = if reward { "SEQ_CLS" } else { "CAUSAL_LM" };
+            return write("adapter_config.json", &AdapterFiles::config(lora, &recipe.model, task, &modules));
+        }
+        if !network.decoder().moves() {
+            // Only a head moved: the folder still holds the whole model.
+            for (name, tensor) in models::tensors_of(&start)? {
+                tensors.entry(name).or_insert(tensor);
+            }
+        }
+        write_tensors(&folder.join("model.safetensors"), &tensors)?;
+        if !start.path.is_dir() {
+            return Companions::of(&network.model).write(folder);
         }
         for name in COMPANIONS {
-            let from = start.join(name);
+            let from = start.path.join(name);
             if from.exists() {
                 fs::copy(&from, folder.join(name)).map_err(TrainError::io(&from))?;
             }

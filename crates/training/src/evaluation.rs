@@ -41,23 +41,6 @@ fn targets(rows: &[&Example]) -> (Vec<u32>, Vec<u32>) {
     (index, targets)
 }
 
-/// −Σ log p / `denominator` over the rows' tokens that count, and their number; differentiable.
-pub(crate) fn mean_loss(
-    model: &Model,
-    rows: &[&Example],
-    denominator: usize,
-) -> Result<(Tensor, usize), TrainError> {
-    let segments: Vec<Vec<u32>> = rows.iter().map(|r| r.ids.clone()).collect();
-    let hidden = model.decoder.forward_packed(&segments)?;
-    let (index, targets) = targets(rows);
-    let picked = hidden.index_select(&Tensor::new(index, hidden.device())?, 0)?;
-    let Some(weight) = model.decoder.head_weight() else {
-        return Err(TrainError::Recipe("the model was not loaded for training".into()));
-    };
-    let logprobs = kernels::token_logprobs(&picked, weight, &targets)?;
-    Ok(((logprobs.sum_all()?.neg()? / denominator as f64)?, targets.len()))
-}
-
 /// Loss and bits per byte over the tokens that count, row by row; the model need not be trainable.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use models::{Architecture, DecoderConfig, Model, RopeScaling, Tokenizer};
+use models::{Architecture, Decoder, DecoderConfig, Model, RopeScaling, Tokenizer, TrainableDecoder};
 use serde_json::{Value, json};
 
 use crate::error::TrainError;
@@ -23,9 +23,27 @@ pub struct Companions<'a> {
     pub eos: &'a [u32],
 }
 
+/// A decoder that says what it is made of.
+pub trait Described {
+    /// Its configuration.
+    fn config(&self) -> &DecoderConfig;
+}
+
+impl Described for Decoder {
+    fn config(&self) -> &DecoderConfig {
+        self.config()
+    }
+}
+
+impl Described for TrainableDecoder {
+    fn config(&self) -> &DecoderConfig {
+        self.config()
+    }
+}
+
 impl<'a> Companions<'a> {
     /// Those of a loaded model.
-    pub fn of(model: &'a Model) -> Self {
+    pub fn of<D: Described>(model: &'a Model<D>) -> Self {
         Self {
             config: model.decoder.config(),
             tokenizer: &model.tokenizer,

@@ -1,29 +1,38 @@
-//! Supervised fine-tuning of a decoder, exact and resumable.
+//! Training of decoders: supervised, reward models, preferences; exact, lean and resumable.
 //!
-//! A [`Recipe`] (TOML) names model, data, objective and optimiser; a [`Trainer`] turns rows into packed segments
-//! without padding, computes the loss by the chunked head, accumulates gradients exactly in tokens, clips, and updates
-//! by AdamW. Checkpoints hold weights, moments and position, are whole or absent, and resuming ends in the same bits as
-//! never stopping.
+//! A [`Recipe`] (TOML) names model, data, objective and optimiser; a [`Trainer`] turns rows into packed batches without
+//! padding, a prompt shared by its answers, and asks an objective for loss and gradient as functions of log-probabilities.
+//! The backward pass computes block after block again; AdamW moves all weights or an adapter. Checkpoints are whole or
+//! absent, and resuming ends in the same bits as never stopping.
 
 mod adamw;
 mod checkpoint;
+mod curves;
 mod data;
 mod error;
 mod evaluation;
 mod folder;
 pub mod games;
+mod heads;
+mod network;
 pub mod ngram;
 pub mod objectives;
+mod packing;
+mod pass;
 pub mod rake;
 mod recipe;
+mod reference;
 pub mod rewards;
 mod schedule;
 mod trainer;
 
-pub use data::{Example, Examples, Reading, order};
+pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order};
 pub use error::TrainError;
 pub use evaluation::{Evaluation, evaluate};
-pub use folder::Companions;
-pub use recipe::{Kind, LossOn, Objective, Optimizer, Overlong, Recipe, Save, Scheduler};
+pub use folder::{Companions, Described};
+pub use recipe::{
+    Data, Degree, Dtype, FollowingReference, GateName, Kind, Lora, LossOn, Objective, Optimizer, Overlong, Pool, Recipe,
+    Recompute, Removal, RewardName, RewardObjective, Save, Scheduler, SftObjective, TokenLoss,
+};
 pub use schedule::learning_rate;
-pub use trainer::{Trainer, Watch};
+pub use trainer::{Measured, Start, Trainer, Watch};

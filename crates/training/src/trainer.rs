@@ -7,17 +7,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use fs4::FileExt;
-use models::{LoadOptions, Model, ModelSource};
-use serde_json::json;
+use models::Gradients;
+use serde_json::{Value, json};
 
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, Position};
-use crate::data::{self, Example, Reading};
+use crate::curves;
+use crate::data::{self, Reading, Row, RowKind};
 use crate::error::TrainError;
-use crate::evaluation::{Evaluation, evaluate, mean_loss};
-use crate::recipe::Recipe;
+use crate::evaluation::Evaluation;
+use crate::network::{Network, Reference};
+use crate::objectives::Objective as Preference;
+use crate::pass::{self, Degradation, Loss, Micro, Outcome};
+use crate::recipe::{LossOn, Objective, Recipe, RewardName};
+use crate::reference::ReferenceCache;
 use crate::schedule::learning_rate;
 
 /// What a training is told and asked while it runs.
@@ -36,23 +40,41 @@ pub trait Watch {
 
 impl Watch for () {}
 
+/// How a training starts.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// Go on from the newest whole checkpoint.
+    pub resume: bool,
+    /// Where reference log-probabilities are kept between runs; beside the checkpoints if absent.
+    pub cache: Option<PathBuf>,
+}
+
+/// What [`Trainer::measure`] finds.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The loss.
+    pub loss: f64,
+    /// By the name of what is trained.
+    pub gradients: Gradients,
+    /// Means over the rows.
+    pub metrics: BTreeMap<String, f64>,
+    /// Tokens that counted.
+    pub counted: usize,
+}
+
 /// A model in training.
 pub struct Trainer {
     recipe: Recipe,
-    model: Arc<Model>,
-    train: Vec<Example>,
-    eval: Vec<Example>,
+    network: Arc<Network>,
+    loss: Arc<Loss>,
+    degradation: Option<Arc<Degradation>>,
+    train: Vec<Row>,
+    eval: Vec<Row>,
+    cache: Arc<ReferenceCache>,
     adamw: AdamW,
     position: Position,
     total: usize,
     _lock: fs::File,
-}
-
-/// Summed loss, its gradient and how many tokens counted.
-struct Pass {
-    loss: f64,
-    tokens: usize,
-    gradients: BTreeMap<String, Vec<f32>>,
 }
 
 impl Trainer {
@@ -61,59 +83,58 @@ impl Trainer {
     /// # Errors
     /// If the recipe, the model or the data cannot be used, or another process trains into the same folder,
     /// or it holds an earlier training that is not to be resumed.
-    pub fn new(recipe: Recipe, resume: bool, watch: &mut dyn Watch) -> Result<Self, TrainError> {
+    pub fn new(recipe: Recipe, start: &Start, watch: &mut dyn Watch) -> Result<Self, TrainError> {
         fs::create_dir_all(&recipe.out).map_err(TrainError::io(&recipe.out))?;
         let path = recipe.out.join("lock");
         let lock = fs::File::create(&path).map_err(TrainError::io(&path))?;
         if FileExt::try_lock(&lock).is_err() {
             return Err(TrainError::Locked(recipe.out.clone()));
         }
-        if !resume && !checkpoint::list(&recipe.out).is_empty() {
+        if !start.resume && !checkpoint::list(&recipe.out).is_empty() {
             return Err(TrainError::Occupied(recipe.out.clone()));
         }
-        let source = ModelSource { path: recipe.model.clone(), adapter: None };
-        let options = LoadOptions { device: Device::Cpu, dtype: None, trainable: true };
-        let model = Arc::new(Model::load(&source, &options)?);
-        let reading = Reading {
-            tokenizer: &model.tokenizer,
-            chat: &model.chat,
-            eos: model.eos.first().copied(),
-            loss_on: recipe.objective.loss_on,
-            max_length: recipe.data.max_length.min(model.context()),
-            overlong: recipe.data.overlong,
-        };
-        let train = reading.file(&recipe.data.train)?;
-        let eval = recipe.data.eval.as_ref().map(|p| reading.file(p)).transpose()?.unwrap_or_default();
-        if train.overlong > 0 {
-            watch.note(&format!(
-                "{} of {} rows were longer than {} tokens",
-                train.overlong,
-                train.rows.len(),
-                recipe.data.max_length
-            ));
-        }
+        let loss = Loss::new(&recipe.objective)?;
+        let network = Network::load(&recipe)?;
+        let (train, eval) = read(&recipe, &network, watch)?;
         let per_step = recipe.optimizer.batch_size * recipe.optimizer.gradient_accumulation_steps;
         let total = recipe.optimizer.max_steps.unwrap_or_else(|| {
             let epochs = recipe.optimizer.num_train_epochs.unwrap_or(1.0);
-            (epochs * train.rows.len() as f64 / per_step as f64).ceil() as usize
+            (epochs * train.len() as f64 / per_step as f64).ceil() as usize
         });
-        let (mut adamw, mut position) = (AdamW::default(), Position { step: 0, consumed: 0 });
-        if resume {
+        let (mut adamw, mut position) = (AdamW::default(), Position::default());
+        if start.resume {
             match checkpoint::list(&recipe.out).last() {
                 Some((_, folder)) => {
-                    (adamw, position) = checkpoint::restore(folder, &model.decoder)?;
+                    (adamw, position) = checkpoint::restore(folder, &network)?;
                     watch.note(&format!("going on from {}", folder.display()));
                 }
                 None => watch.note("no checkpoint yet: starting at step 0"),
             }
         }
-        let trainer =
-            Self { recipe, model, train: train.rows, eval: eval.rows, adamw, position, total, _lock: lock };
+        let cache = open_cache(&recipe, &network, start)?;
+        let degradation = recipe.degree.as_ref().map(|d| {
+            let eos = network.model.eos.first().copied();
+            Arc::new(Degradation::new(d, recipe.seed, &network.model.tokenizer, eos))
+        });
+        let trainer = Self {
+            recipe,
+            network: Arc::new(network),
+            loss: Arc::new(loss),
+            degradation,
+            train,
+            eval,
+            cache: Arc::new(cache),
+            adamw,
+            position,
+            total,
+            _lock: lock,
+        };
         let text = toml::to_string(&trainer.recipe).map_err(|e| TrainError::Recipe(e.to_string()))?;
         trainer.write("recipe.toml", text.as_bytes())?;
+        let decoder = trainer.network.decoder();
         let plan = json!({"steps": total, "rows": trainer.train.len(), "eval_rows": trainer.eval.len(),
-            "tokens_per_epoch": trainer.train.iter().map(|e| e.ids.len()).sum::<usize>(),
-            "parameters": trainer.model.decoder.variables().values().map(|v| v.elem_count()).sum::<usize>()});
+            "tokens_per_epoch": trainer.train.iter().map(Row::tokens).sum::<usize>(),
+            "parameters": decoder.variables().values().map(|v| v.elem_count()).sum::<usize>()});
         trainer.write("plan.json", plan.to_string().as_bytes())?;
         Ok(trainer)
     }
@@ -134,7 +155,7 @@ impl Trainer {
             self.report_evaluation(watch)?;
         }
         while self.position.step < self.total {
-            let before = self.position;
+            let before = self.position.clone();
             let stopped = match self.step(watch) {
                 Err(TrainError::Interrupted(_)) => {
                     // Nothing of the step is in the weights yet: its rows are still to be done.
@@ -159,18 +180,32 @@ impl Trainer {
                 }
             }
         }
-        checkpoint::finish(&self.recipe.out, &self.recipe.model, &self.model)
+        self.curves()?;
+        checkpoint::finish(&self.recipe.out, &self.recipe, &self.network)
     }
 
-    fn save(&self) -> Result<(), TrainError> {
+    fn save(&mut self) -> Result<(), TrainError> {
+        if let Some(cache) = Arc::get_mut(&mut self.cache) {
+            cache.flush()?;
+        }
         let keep = self.recipe.save.keep;
-        checkpoint::save(&self.recipe.out, &self.model.decoder, &self.adamw, self.position, keep)
+        checkpoint::save(&self.recipe.out, &self.network, &self.adamw, &self.position, keep)?;
+        self.curves()
+    }
+
+    /// `curves.svg` from the metrics so far.
+    fn curves(&self) -> Result<(), TrainError> {
+        let path = self.recipe.out.join("metrics.jsonl");
+        match fs::read_to_string(&path) {
+            Ok(text) => self.write("curves.svg", curves::svg(&text).as_bytes()),
+            Err(_) => Ok(()),
+        }
     }
 
     fn report_evaluation(&mut self, watch: &mut dyn Watch) -> Result<(), TrainError> {
-        let e = self.evaluate()?;
-        let line = json!({"step": self.position.step, "eval_loss": e.loss, "eval_perplexity": e.loss.exp(),
-            "eval_bits_per_byte": e.bits_per_byte, "eval_tokens": e.tokens});
+        let mut line = self.evaluate(watch)?;
+        line.insert("step".into(), json!(self.position.step));
+        let line = serde_json::Value::Object(line);
         self.log(&line)?;
         watch.step(&line, self.total);
         Ok(())
@@ -182,46 +217,80 @@ impl Trainer {
         let o = self.recipe.optimizer.clone();
         let batches: Vec<Vec<usize>> =
             (0..o.gradient_accumulation_steps).map(|_| self.next_rows(o.batch_size)).collect();
-        let counted: usize = batches.iter().flatten().map(|&r| counted(&self.train[r])).sum();
-        let (mut loss, mut tokens, mut gradients) = (0.0, 0, BTreeMap::<String, Vec<f32>>::new());
+        let counted: usize = batches.iter().flatten().map(|&r| self.train[r].counted()).sum();
+        let (mut loss, mut tokens, mut gradients) = (0.0, 0, Gradients::default());
+        let mut metrics: BTreeMap<String, f64> = BTreeMap::new();
         for batch in &batches {
-            let rows: Vec<Example> = batch.iter().map(|&r| self.train[r].clone()).collect();
-            tokens += rows.iter().map(|r| r.ids.len()).sum::<usize>();
-            let numbers: Vec<usize> = rows.iter().map(|r| r.row).collect();
-            let pass = self.pass_beside(rows, counted, watch)?;
-            if !pass.loss.is_finite() {
-                return Err(TrainError::NotFinite {
-                    step: self.position.step,
-                    loss: pass.loss,
-                    rows: numbers,
-                });
+            let rows: Vec<Row> = batch.iter().map(|&r| self.train[r].clone()).collect();
+            tokens += rows.iter().map(Row::tokens).sum::<usize>();
+            let numbers: Vec<usize> = rows.iter().map(Row::number).collect();
+            let outcome = self.pass_beside(rows, counted, batches.len(), false, watch)?;
+            if !outcome.loss.is_finite() {
+                let rows = if outcome.broken.is_empty() { numbers } else { outcome.broken };
+                return Err(TrainError::NotFinite { step: self.position.step, loss: outcome.loss, rows });
             }
-            loss += pass.loss;
-            debug_assert!(pass.tokens <= counted);
-            for (name, gradient) in pass.gradients {
-                match gradients.get_mut(&name) {
-                    Some(sum) => sum.iter_mut().zip(&gradient).for_each(|(a, b)| *a += b),
-                    None => {
-                        gradients.insert(name, gradient);
-                    }
-                }
+            loss += outcome.loss;
+            self.position.state = outcome.state;
+            self.remember(outcome.references);
+            for (name, value) in outcome.metrics {
+                *metrics.entry(name).or_default() += value / batches.len() as f64;
             }
+            gradients.merge(outcome.gradients);
         }
-        let norm = gradients.values().map(|g| squares(g)).sum::<f64>().sqrt();
+        let norm = gradients.norm();
         if !norm.is_finite() {
-            let rows = batches.iter().flatten().map(|&r| self.train[r].row).collect();
+            let rows = batches.iter().flatten().map(|&r| self.train[r].number()).collect();
             return Err(TrainError::NotFinite { step: self.position.step, loss: norm, rows });
         }
         let scale = if o.max_grad_norm > 0.0 { (o.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let rate = learning_rate(&o, self.position.step, self.total);
-        self.adamw.update(self.model.decoder.variables(), &gradients, scale, rate, &o)?;
+        let head_rate = self.head_rate();
+        let factor = |name: &str| if is_head(name) { head_rate } else { 1.0 };
+        self.adamw.update(self.network.decoder().variables(), &gradients, scale, rate, factor, &o)?;
         self.position.step += 1;
+        self.follow()?;
         let seconds = started.elapsed().as_secs_f64();
-        let line = json!({"step": self.position.step, "loss": loss, "grad_norm": norm, "lr": rate,
+        let mut line = json!({"step": self.position.step, "loss": loss, "grad_norm": norm, "lr": rate,
             "tokens": tokens, "tokens_per_second": tokens as f64 / seconds});
+        if let Some(line) = line.as_object_mut() {
+            line.extend(metrics.into_iter().map(|(name, value)| (name, json!(value))));
+        }
         self.log(&line)?;
         watch.step(&line, self.total);
         Ok(())
+    }
+
+    fn head_rate(&self) -> f64 {
+        match (&self.recipe.objective, &self.recipe.degree) {
+            (Objective::Reward(o), _) => o.head_rate,
+            (_, Some(degree)) => degree.head_rate,
+            _ => 1.0,
+        }
+    }
+
+    /// Moves the reference towards the policy where it follows it.
+    fn follow(&mut self) -> Result<(), TrainError> {
+        let (Some(follow), Reference::Own(reference)) = (&self.recipe.reference, &self.network.reference) else {
+            return Ok(());
+        };
+        if !self.position.step.is_multiple_of(follow.ref_model_sync_steps) {
+            return Ok(());
+        }
+        let alpha = follow.ref_model_mixup_alpha;
+        let policy = self.network.decoder().variables();
+        for (name, variable) in reference.variables() {
+            if let Some(own) = policy.get(name) {
+                let mixed = ((own.as_tensor() * alpha)? + (variable.as_tensor() * (1.0 - alpha))?)?;
+                variable.set(&mixed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, references: Vec<(usize, Vec<Vec<f32>>)>) {
+        if let Some(cache) = Arc::get_mut(&mut self.cache) {
+            references.into_iter().for_each(|(row, answers)| cache.put(row, answers));
+        }
     }
 
     fn next_rows(&mut self, count: usize) -> Vec<usize> {
@@ -245,18 +314,33 @@ impl Trainer {
     /// left behind.
     fn pass_beside(
         &self,
-        rows: Vec<Example>,
-        denominator: usize,
+        rows: Vec<Row>,
+        counted: usize,
+        micro_batches: usize,
+        only_loss: bool,
         watch: &mut dyn Watch,
-    ) -> Result<Pass, TrainError> {
+    ) -> Result<Outcome, TrainError> {
         let (send, receive) = mpsc::channel();
-        let model = self.model.clone();
+        let (network, loss, cache) = (self.network.clone(), self.loss.clone(), self.cache.clone());
+        let (degradation, state) = (self.degradation.clone(), self.position.state.clone());
+        // Rows of the held-out file have numbers of their own.
+        let cache = if only_loss { Arc::new(ReferenceCache::default()) } else { cache };
         let work = move || {
-            let rows: Vec<&Example> = rows.iter().collect();
+            let micro = Micro {
+                rows: &rows,
+                counted,
+                share: 1.0 / micro_batches as f64,
+                state,
+                cache: &cache,
+                only_loss,
+                degrade: degradation.as_deref(),
+            };
+            let outcome = pass::run(&network, &loss, &micro);
+            drop((cache, network));
             // Nobody listens after an interrupt.
-            let _ = send.send(pass(&model, &rows, denominator));
+            let _ = send.send(outcome);
         };
-        // The graph of a deep model is taken down recursively.
+        // Other devices differentiate composed operations through a graph, which is taken down recursively.
         let thread = std::thread::Builder::new().stack_size(256 << 20).spawn(work);
         thread.map_err(TrainError::io(&self.recipe.out))?;
         loop {
@@ -273,12 +357,57 @@ impl Trainer {
         }
     }
 
-    /// Figures on the held-out rows.
+    /// Loss, gradients and metrics of rows of the training file (by their place among those that are used), as one
+    /// micro-batch; nothing is updated.
     ///
     /// # Errors
-    /// If a tensor operation fails.
-    pub fn evaluate(&self) -> Result<Evaluation, TrainError> {
-        evaluate(&self.model, &self.eval)
+    /// If a tensor operation fails or the objective lacks something.
+    pub fn measure(&self, rows: std::ops::Range<usize>) -> Result<Measured, TrainError> {
+        let rows: Vec<Row> = self.train[rows].to_vec();
+        let counted = rows.iter().map(Row::counted).sum();
+        let outcome = self.pass_beside(rows, counted, 1, false, &mut ())?;
+        Ok(Measured { loss: outcome.loss, gradients: outcome.gradients, metrics: outcome.metrics, counted })
+    }
+
+    /// Figures on the held-out rows, named `eval_…`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails, or the user stops it.
+    pub fn evaluate(&self, watch: &mut dyn Watch) -> Result<serde_json::Map<String, Value>, TrainError> {
+        let supervised = matches!(*self.loss, Loss::Sft(_));
+        let size = if supervised { 1 } else { self.recipe.optimizer.batch_size };
+        let (mut loss, mut metrics, mut counted) = (0.0, BTreeMap::<String, f64>::new(), 0);
+        for rows in self.eval.chunks(size) {
+            let tokens: usize = rows.iter().map(Row::counted).sum();
+            let weight = if supervised { tokens as f64 } else { rows.len() as f64 };
+            let outcome = self.pass_beside(rows.to_vec(), tokens, 1, true, watch)?;
+            loss += weight * outcome.loss;
+            for (name, value) in outcome.metrics {
+                *metrics.entry(format!("eval_{name}")).or_default() += value * rows.len() as f64;
+            }
+            counted += tokens;
+        }
+        let mut line = serde_json::Map::new();
+        if supervised {
+            let bytes = self.eval.iter().map(|r| self.bytes(r)).sum();
+            let e = Evaluation::new(loss, counted, bytes);
+            line.insert("eval_loss".into(), json!(e.loss));
+            line.insert("eval_perplexity".into(), json!(e.loss.exp()));
+            line.insert("eval_bits_per_byte".into(), json!(e.bits_per_byte));
+        } else {
+            line.insert("eval_loss".into(), json!(loss / self.eval.len().max(1) as f64));
+            let n = self.eval.len().max(1) as f64;
+            line.extend(metrics.into_iter().map(|(name, value)| (name, json!(value / n))));
+        }
+        line.insert("eval_tokens".into(), json!(counted));
+        Ok(line)
+    }
+
+    /// Bytes of the text of the tokens that count; control tokens have none.
+    fn bytes(&self, row: &Row) -> usize {
+        let Row::Text(e) = row else { return 0 };
+        let ids = e.ids.iter().zip(&e.mask).skip(1).filter(|(_, m)| **m).map(|(id, _)| *id);
+        ids.filter_map(|id| self.network.model.tokenizer.bytes(id)).map(|b| b.len()).sum()
     }
 
     fn log(&self, line: &serde_json::Value) -> Result<(), TrainError> {
@@ -318,23 +447,61 @@ impl Trainer {
     }
 }
 
-fn pass(model: &Model, rows: &[&Example], denominator: usize) -> Result<Pass, TrainError> {
-    let (loss, tokens) = mean_loss(model, rows, denominator)?;
-    let value = f64::from(loss.to_scalar::<f32>()?);
-    let store = loss.backward()?;
-    let mut gradients = BTreeMap::new();
-    for (name, variable) in model.decoder.variables() {
-        if let Some(g) = store.get(variable) {
-            gradients.insert(name.clone(), g.flatten_all()?.to_vec1::<f32>()?);
+fn is_head(name: &str) -> bool {
+    ["score.weight", "value_head.weight", "prompt_head.weight", "degree_head.weight"].contains(&name)
+}
+
+/// The kind of rows that an objective wants.
+fn row_kind(objective: &Objective) -> Result<RowKind, TrainError> {
+    Ok(match objective {
+        Objective::Sft(_) => RowKind::Text,
+        Objective::Reward(o) if o.name == RewardName::Regression => RowKind::Score,
+        Objective::Reward(_) => RowKind::Pair,
+        Objective::Preference(settings) => {
+            let needs = Preference::new(settings).map_err(TrainError::Recipe)?.needs();
+            if needs.pairs { RowKind::Pair } else { RowKind::Label }
         }
+    })
+}
+
+/// Training and held-out rows.
+fn read(recipe: &Recipe, network: &Network, watch: &mut dyn Watch) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
+    let model = &network.model;
+    let loss_on = match &recipe.objective {
+        Objective::Sft(o) => o.loss_on,
+        _ => LossOn::Completion,
+    };
+    let reading = Reading {
+        tokenizer: &model.tokenizer,
+        chat: &model.chat,
+        eos: model.eos.first().copied(),
+        kind: row_kind(&recipe.objective)?,
+        loss_on,
+        max_length: recipe.data.max_length.min(model.context()),
+        overlong: recipe.data.overlong,
+    };
+    let train = reading.file(&recipe.data.train)?;
+    let eval = recipe.data.eval.as_ref().map(|p| reading.file(p)).transpose()?.unwrap_or_default();
+    if train.overlong > 0 {
+        watch.note(&format!(
+            "{} of {} rows were longer than {} tokens",
+            train.overlong,
+            train.rows.len(),
+            reading.max_length
+        ));
     }
-    Ok(Pass { loss: value, tokens, gradients })
+    Ok((train.rows, eval.rows))
 }
 
-fn counted(example: &Example) -> usize {
-    example.mask.iter().skip(1).filter(|m| **m).count()
-}
-
-fn squares(values: &[f32]) -> f64 {
-    values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
+/// The cache of reference log-probabilities: none where the reference moves or is not needed.
+fn open_cache(recipe: &Recipe, network: &Network, start: &Start) -> Result<ReferenceCache, TrainError> {
+    if network.reference().is_none() || recipe.reference.is_some() {
+        return Ok(ReferenceCache::default());
+    }
+    let folder = start.cache.clone().unwrap_or_else(|| recipe.out.join("cache"));
+    let data = data::sha256(&recipe.data.train)?;
+    let settings = format!("{:?} {} {:?}", recipe.dtype, recipe.data.max_length, recipe.data.overlong);
+    let models = [network.reference_sha256.as_str(), network.model.sha256.as_str()];
+    let tokenizer = recipe.model.as_str();
+    Ok(ReferenceCache::open(&folder, &[models[0], models[1], tokenizer, &data, &settings]))
 }

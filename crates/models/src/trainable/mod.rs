@@ -97,6 +97,11 @@ impl TrainableDecoder {
         self.lora.as_ref()
     }
 
+    /// True if weights or an adapter move; false under a head that moves alone.
+    pub fn moves(&self) -> bool {
+        self.full || self.lora.is_some()
+    }
+
     /// Adds a variable that is trained beside the decoder (a reward head).
     ///
     /// # Errors

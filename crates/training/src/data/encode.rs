@@ -159,7 +159,9 @@ impl Reading<'_> {
             p_rejected: number("p_rejected")?,
             margin: number("margin")?,
         };
-        Ok(Row::Pair(PairRow { row, prompt: prompt_ids, chosen, rejected, targets, texts }))
+        let degree = |name: &str| value.get(name).and_then(Value::as_u64).map(|n| n as usize);
+        let degrees = degree("degree_chosen").zip(degree("degree_rejected")).map(|(a, b)| [a, b]);
+        Ok(Row::Pair(PairRow { row, prompt: prompt_ids, chosen, rejected, targets, texts, degrees }))
     }
 
     fn answer(&self, row: usize, value: &Value) -> Result<Row, String> {

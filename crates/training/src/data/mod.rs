@@ -4,6 +4,7 @@ mod encode;
 mod read;
 
 pub use encode::Reading;
+pub(crate) use read::sha256;
 
 use crate::objectives::Targets;
 
@@ -33,6 +34,8 @@ pub struct PairRow {
     pub targets: Targets,
     /// Texts of both answers; SPO's degrees need them.
     pub texts: Option<[String; 2]>,
+    /// Degrees of both answers where the row brings its own.
+    pub degrees: Option<[usize; 2]>,
 }
 
 /// One answer, called good or bad, or given a score.

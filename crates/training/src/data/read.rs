@@ -58,3 +58,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     }
     Ok(found)
 }
+
+/// SHA-256 (hex) of a path's files, in order.
+pub(crate) fn sha256(path: &Path) -> Result<String, TrainError> {
+    Ok(models::sha256_of_files(&files(path)?)?)
+}

@@ -136,6 +136,17 @@ pub enum Removal {
     Low,
 }
 
+/// What a head reads of an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pool {
+    /// The mean hidden state of its tokens.
+    #[default]
+    Mean,
+    /// The last token's.
+    Last,
+}
+
 /// SPO's auxiliary loss (arXiv 2409.17791): classify how much of an answer was removed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -146,9 +157,12 @@ pub struct Degree {
     /// Versions beside the whole answer.
     #[serde(default = "defaults::degrees")]
     pub degrees: usize,
-    /// Which phrases go.
+    /// Which phrases go. Rows may bring degrees of their own (`degree_chosen`, `degree_rejected`) instead.
     #[serde(default)]
     pub removal: Removal,
+    /// What the head reads.
+    #[serde(default)]
+    pub pool: Pool,
     /// The head's learning rate over the policy's.
     #[serde(default = "defaults::head_rate")]
     pub head_rate: f64,
@@ -263,6 +277,9 @@ pub struct RewardObjective {
     /// Temperature; 1 for Bradley–Terry, 0.1 for GPM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tau: Option<f64>,
+    /// GPM: the score over τ is held against this number instead (half the squared error).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<f64>,
     /// Weight of (r_chosen + r_rejected)².
     pub center_rewards_coefficient: f64,
     /// Learning rate of the head over that of the decoder.
@@ -280,6 +297,7 @@ impl Default for RewardObjective {
             l2: true,
             scalar: false,
             tau: None,
+            target: None,
             center_rewards_coefficient: 0.0,
             head_rate: 1.0,
             freeze_trunk: false,
