@@ -1,6 +1,6 @@
 //! Losses without a reference model: CPO, SimPO, AlphaPO, ORPO.
 
-use super::math::{cross_entropy, exp, log_sigmoid, log1mexp, sigmoid};
+use super::math::{cross_entropy, exp, exp_m1, log_sigmoid, log1mexp, sigmoid};
 use super::objective::Parameters;
 use super::{Row, Side, Slope};
 
@@ -12,8 +12,7 @@ pub(super) fn reward(l: f64, alpha: f64) -> (f64, f64) {
         return (l, 1.0);
     }
     let x = -alpha * l;
-    let r = if x < 1.0 { -x.exp_m1() } else { 1.0 - exp(x) };
-    (r / alpha, exp(x))
+    (-exp_m1(x) / alpha, exp(x))
 }
 
 /// Rewards of sums or of averages, their difference, and what its derivative is multiplied by for either sum.
