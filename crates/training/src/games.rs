@@ -34,7 +34,7 @@ pub struct Play {
 
 /// Multiplicative weights p_{t+1} ∝ p_t exp(η A p_t) for `rounds` strategies, the start being the first.
 ///
-/// Tabular GPO is this with preference scores for `game` and η = 1/β (2410.02197 eq. 5.4), tabular DNO with win
+/// Tabular GPO is this with preference scores for `game` and η = 1/β (2410.02197 section 5), tabular DNO with win
 /// probabilities (2404.03715 Algorithm 1).
 pub fn multiplicative_weights(game: &[Vec<f64>], start: &[f64], eta: f64, rounds: usize) -> Play {
     let mut log: Vec<f64> = start.iter().map(|p| p.ln()).collect();

@@ -14,7 +14,7 @@ pub(super) fn sigmoid(row: &Row, p: &Parameters) -> Slope {
     Slope::of_difference(value, p.beta * slope)
 }
 
-/// −log σ(βD − m) (DPO with an offset, 2402.10571 eq. 3).
+/// −log σ(βD − m) (DPO with an offset, 2402.10571).
 pub(super) fn offset(row: &Row, p: &Parameters) -> Slope {
     let (value, slope) = cross_entropy(p.beta * difference(row) - row.margin, 1.0);
     Slope::of_difference(value, p.beta * slope)
@@ -26,7 +26,7 @@ pub(super) fn cdpo(row: &Row, p: &Parameters) -> Slope {
     Slope::of_difference(value, p.beta * slope)
 }
 
-/// [−(1−ε) log σ(βD) + ε log σ(−βD)]/(1−2ε) (2403.00409 eq. 12): unbiased under flipped labels, unbounded below.
+/// [−(1−ε) log σ(βD) + ε log σ(−βD)]/(1−2ε) (2403.00409): unbiased under flipped labels, unbounded below.
 pub(super) fn robust(row: &Row, p: &Parameters) -> Slope {
     let (x, e) = (p.beta * difference(row), p.label_smoothing);
     let value = (-(1.0 - e) * log_sigmoid(x) + e * log_sigmoid(-x)) / (1.0 - 2.0 * e);
@@ -83,7 +83,7 @@ pub(super) fn discopop(row: &Row, p: &Parameters) -> Slope {
     Slope::of_difference(value, p.beta * slope)
 }
 
-/// 0.8 `sigmoid` + 0.2 `bco_pair`, to which the table adds NLL (MPO, 2411.10442 section 3.2).
+/// 0.8 `sigmoid` + 0.2 `bco_pair`, to which the table adds NLL (MPO, 2411.10442).
 pub(super) fn mpo(row: &Row, p: &Parameters) -> Slope {
     sigmoid(row, p).scaled(0.8).plus(super::sides::bco_pair(row, p).scaled(0.2))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::math::{exp, log_sigmoid, sigmoid};
+use super::math::{exp, exp_m1, log_sigmoid, sigmoid};
 use super::objective::{Objective, Parameters, Term};
 use super::settings::{Divergence, Reduction};
 use super::table::{Form, Reward};
@@ -118,15 +118,15 @@ impl Objective {
         (row, (du, dv))
     }
 
-    /// u(h) and u'(h) of the f-divergence, without its constant, as TRL: the mean over tokens is taken after it.
+    /// u(h) and u'(h) of the f-divergence; a mean over tokens is taken after it, so that its constant counts.
     fn score(&self, h: f64) -> (f64, f64) {
         match self.divergence {
             Divergence::ReverseKl => (h, 1.0),
-            Divergence::ForwardKl => (-exp(-h), exp(-h)),
-            Divergence::JsDivergence => (log_sigmoid(h), sigmoid(-h)),
+            Divergence::ForwardKl => (-exp_m1(-h), exp(-h)),
+            Divergence::JsDivergence => (std::f64::consts::LN_2 + log_sigmoid(h), sigmoid(-h)),
             Divergence::AlphaDivergence => {
                 let c = self.divergence_alpha - 1.0;
-                if c.abs() < 1e-6 { (h, 1.0) } else { (exp(c * h) / c, exp(c * h)) }
+                if c.abs() < 1e-6 { (h, 1.0) } else { (exp_m1(c * h) / c, exp(c * h)) }
             }
         }
     }

@@ -37,6 +37,11 @@ pub(crate) fn exp(x: f64) -> f64 {
     x.min(LARGEST_EXPONENT).exp()
 }
 
+/// eˣ − 1, held finite, with full precision near 0.
+pub(crate) fn exp_m1(x: f64) -> f64 {
+    if x < 1.0 { x.exp_m1() } else { exp(x) - 1.0 }
+}
+
 /// log(1 − eˣ) for x < 0 (Mächler 2012).
 pub(crate) fn log1mexp(x: f64) -> f64 {
     if x > -std::f64::consts::LN_2 { (-x.exp_m1()).ln() } else { (-x.exp()).ln_1p() }

@@ -1,10 +1,10 @@
 //! Losses without a reference model: CPO, SimPO, AlphaPO, ORPO.
 
-use super::math::{cross_entropy, exp, log_sigmoid, log1mexp, sigmoid};
+use super::math::{cross_entropy, exp, exp_m1, log_sigmoid, log1mexp, sigmoid};
 use super::objective::Parameters;
 use super::{Row, Side, Slope};
 
-/// AlphaPO's reward r = (1 − e^(−αl))/α and dr/dl (2501.03884 eq. 7); l itself for α = 0.
+/// AlphaPO's reward r = (1 − e^(−αl))/α and dr/dl (2501.03884); l itself for α = 0.
 ///
 /// From the log-probability, never by `exp().pow()`: p underflows long before r does.
 pub(super) fn reward(l: f64, alpha: f64) -> (f64, f64) {
@@ -12,8 +12,7 @@ pub(super) fn reward(l: f64, alpha: f64) -> (f64, f64) {
         return (l, 1.0);
     }
     let x = -alpha * l;
-    let r = if x < 1.0 { -x.exp_m1() } else { 1.0 - exp(x) };
-    (r / alpha, exp(x))
+    (-exp_m1(x) / alpha, exp(x))
 }
 
 /// Rewards of sums or of averages, their difference, and what its derivative is multiplied by for either sum.
@@ -48,7 +47,7 @@ pub(super) fn cpo_ipo(row: &Row, p: &Parameters) -> Slope {
     Slope { value: error * error, chosen: 2.0 * error * dc, rejected: -2.0 * error * dr }
 }
 
-/// −log σ(β(l_c/n_c − l_r/n_r) − γ) (SimPO, 2405.14734 eq. 6); AlphaPO with α ≠ 0.
+/// −log σ(β(l_c/n_c − l_r/n_r) − γ) (SimPO, 2405.14734); AlphaPO with α ≠ 0.
 pub(super) fn simpo(row: &Row, p: &Parameters) -> Slope {
     let (d, dc, dr) = rewards(row, p.alpha, true);
     let (value, slope) = cross_entropy(p.beta * d - p.gamma, 1.0 - p.label_smoothing);

@@ -27,7 +27,7 @@ pub(super) fn gpo_scaled(row: &Row, p: &Parameters) -> Slope {
     regression(row, (target(row.probabilities.0), target(row.probabilities.1)), 0.0).scaled(p.beta * p.beta)
 }
 
-/// ½ Σ (h − (P − ½)/β)² (SPPO, 2405.00675 eq. 4.6; β = 1/η).
+/// ½ Σ (h − (P − ½)/β)² (SPPO, 2405.00675; β = 1/η).
 pub(super) fn sppo(row: &Row, p: &Parameters) -> Slope {
     let target = |probability: f64| (probability - 0.5) / p.beta;
     regression(row, (target(row.probabilities.0), target(row.probabilities.1)), 0.0)

@@ -46,11 +46,11 @@ pub enum Divergence {
     /// u(h) = h: standard DPO.
     #[default]
     ReverseKl,
-    /// u(h) = −e⁻ʰ.
+    /// u(h) = 1 − e⁻ʰ.
     ForwardKl,
-    /// u(h) = log σ(h).
+    /// u(h) = log 2 + log σ(h).
     JsDivergence,
-    /// u(h) = e^((a−1)h)/(a−1); reverse KL at a = 1.
+    /// u(h) = (e^((a−1)h) − 1)/(a−1); reverse KL at a = 1.
     AlphaDivergence,
 }
 

@@ -4,7 +4,7 @@ use super::math::{log_sigmoid, sigmoid};
 use super::objective::Parameters;
 use super::{Row, Slope};
 
-/// −log σ(βh_c) − ½ log σ(−βh_c) − ½ log σ(−βh_r) (NCA, 2402.05369 eq. 13).
+/// −log σ(βh_c) − ½ log σ(−βh_c) − ½ log σ(−βh_r) (NCA, 2402.05369).
 pub(super) fn nca_pair(row: &Row, p: &Parameters) -> Slope {
     let (c, r) = (p.beta * row.chosen.ratio, p.beta * row.rejected.ratio);
     Slope {
@@ -14,7 +14,7 @@ pub(super) fn nca_pair(row: &Row, p: &Parameters) -> Slope {
     }
 }
 
-/// −log σ(βh_c − δ) − log σ(−(βh_r − δ)) (BCO, 2404.04656 eq. 10). TRL's `bco_pair` has δ = 0.
+/// −log σ(βh_c − δ) − log σ(−(βh_r − δ)) (BCO, 2404.04656). TRL's `bco_pair` has δ = 0.
 pub(super) fn bco_pair(row: &Row, p: &Parameters) -> Slope {
     let (c, r) = (p.beta * row.chosen.ratio - p.centre, p.beta * row.rejected.ratio - p.centre);
     Slope {

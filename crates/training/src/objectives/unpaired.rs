@@ -11,7 +11,7 @@ pub(super) fn kto(ratio: f64, desirable: bool, p: &Parameters) -> (f64, f64) {
     (sigmoid(-x), -sign * p.beta * sigmoid(x) * sigmoid(-x))
 }
 
-/// −log σ(βh − δ) for desirable, −log σ(−(βh − δ)) for undesirable rows (BCO, 2404.04656 eq. 10).
+/// −log σ(βh − δ) for desirable, −log σ(−(βh − δ)) for undesirable rows (BCO, 2404.04656).
 pub(super) fn bco(ratio: f64, desirable: bool, p: &Parameters) -> (f64, f64) {
     let sign = if desirable { 1.0 } else { -1.0 };
     let x = sign * (p.beta * ratio - p.centre);

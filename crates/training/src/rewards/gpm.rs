@@ -126,7 +126,7 @@ impl Gpm {
         Ok(table)
     }
 
-    /// Loss of (s − margin)/τ against a goal; for [`Goal::WIN`] −log σ((s − m)/τ) (2410.02197 eq. 4.3, soft labels App.
+    /// Loss of (s − margin)/τ against a goal; for [`Goal::WIN`] −log σ((s − m)/τ) (2410.02197, soft labels App.
     /// A.1; `HighDimGeneralPreferenceMoELoss`).
     ///
     /// # Errors
