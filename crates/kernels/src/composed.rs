@@ -11,8 +11,7 @@ pub(crate) fn backward(
     grad: &Tensor,
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Vec<Tensor>> {
-    let variables: Vec<Var> =
-        inputs.iter().map(|t| Var::from_tensor(&t.detach())).collect::<Result<_>>()?;
+    let variables: Vec<Var> = inputs.iter().map(|t| Var::from_tensor(&t.detach())).collect::<Result<_>>()?;
     let tensors: Vec<Tensor> = variables.iter().map(|v| v.as_tensor().clone()).collect();
     let store = (f(&tensors)? * grad.detach())?.sum_all()?.backward()?;
     variables

@@ -119,7 +119,13 @@ dispatch! { fn norm_backward = norm_backward_body(x: &[f32], w: &[f32], g: &[f32
 ///
 /// SAFETY: safe code; `unsafe` only for the dispatcher's sake.
 #[inline(always)]
-unsafe fn norm_backward_body<L: Lanes>(x: &[f32], w: &[f32], g: &[f32], eps: f32, dx: &mut [f32]) -> Vec<f32> {
+unsafe fn norm_backward_body<L: Lanes>(
+    x: &[f32],
+    w: &[f32],
+    g: &[f32],
+    eps: f32,
+    dx: &mut [f32],
+) -> Vec<f32> {
     let width = w.len();
     let mut dw = vec![0f32; width];
     for ((x, g), dx) in x.chunks_exact(width).zip(g.chunks_exact(width)).zip(dx.chunks_exact_mut(width)) {

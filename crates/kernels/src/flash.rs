@@ -163,8 +163,7 @@ impl FlashAttention {
                     .reshape((rows, self.heads, self.head_dim))?
                     .transpose(0, 1)?
                     .contiguous()?;
-                let scores =
-                    (q.matmul(&k.transpose(1, 2)?.contiguous()?)? / (self.head_dim as f64).sqrt())?;
+                let scores = (q.matmul(&k.transpose(1, 2)?.contiguous()?)? / (self.head_dim as f64).sqrt())?;
                 let mask: Vec<f32> = (0..rows)
                     .flat_map(|i| (0..n).map(move |j| if self.visible(first + i, j) { 0.0 } else { -1e30 }))
                     .collect();
@@ -419,13 +418,43 @@ impl FlashAttention {
                 let (p, ds) = (&mut p[..rows * TILE], &mut ds[..rows * TILE]);
                 p.fill(0.0);
                 ds.fill(0.0);
-                multiply(rows, depth, TILE, &keys.rows[block.start * depth..], depth, &queries, depth * PANEL, p, TILE);
+                multiply(
+                    rows,
+                    depth,
+                    TILE,
+                    &keys.rows[block.start * depth..],
+                    depth,
+                    &queries,
+                    depth * PANEL,
+                    p,
+                    TILE,
+                );
                 self.mask(p, &block, first);
-                multiply(rows, depth, TILE, &values.rows[block.start * depth..], depth, &grads, depth * PANEL, ds, TILE);
+                multiply(
+                    rows,
+                    depth,
+                    TILE,
+                    &values.rows[block.start * depth..],
+                    depth,
+                    &grads,
+                    depth * PANEL,
+                    ds,
+                    TILE,
+                );
                 differentiate(p, ds, scale, &shift, &dots, n);
                 let part = block.start * width..block.end * width;
                 E::convert(p, &mut left);
-                multiply(rows, steps, width, &left, TILE, &grad_rows, TILE * PANEL, &mut dv[part.clone()], width);
+                multiply(
+                    rows,
+                    steps,
+                    width,
+                    &left,
+                    TILE,
+                    &grad_rows,
+                    TILE * PANEL,
+                    &mut dv[part.clone()],
+                    width,
+                );
                 E::convert(ds, &mut left);
                 multiply(rows, steps, width, &left, TILE, &query_rows, TILE * PANEL, &mut dk[part], width);
                 panels_of_rows(ds, TILE, rows, TILE, &mut right, BLOCK * PANEL);

@@ -26,7 +26,9 @@ mod weight;
 
 pub use attention::PackedAttention;
 pub use element::has_bf16_products;
-pub use elementwise::{RotaryTable, rms_norm, rms_norm_backward, rope, rope_backward, swiglu, swiglu_backward};
+pub use elementwise::{
+    RotaryTable, rms_norm, rms_norm_backward, rope, rope_backward, swiglu, swiglu_backward,
+};
 pub use flash::{Attended, AttentionSegment, FlashAttention};
 pub use head::token_logprobs;
 pub use loss::{Head, HeadGradient, TokenGradient, TokenLogProbs};

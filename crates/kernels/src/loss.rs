@@ -90,8 +90,7 @@ impl Head<'_> {
         for (from, rows) in self.chunks(targets.len()) {
             let part = hidden.narrow(0, from, rows)?;
             let shifted = |row: usize, t: &TokenLogProbs| gradient(from + row, t);
-            let (found, dh) =
-                self.chunk(&part, &targets[from..from + rows], Some(&shifted), &mut weight)?;
+            let (found, dh) = self.chunk(&part, &targets[from..from + rows], Some(&shifted), &mut weight)?;
             tokens.extend(found);
             parts.extend(dh);
         }
@@ -193,7 +192,9 @@ impl Head<'_> {
         gradient: Option<&(dyn Fn(usize, &TokenLogProbs) -> TokenGradient + Sync)>,
         weight: &mut Option<&mut Vec<f32>>,
     ) -> Result<(Vec<TokenLogProbs>, Option<Tensor>)> {
-        let Some(w) = self.weight.elsewhere() else { candle_core::bail!("a packed weight cannot be composed") };
+        let Some(w) = self.weight.elsewhere() else {
+            candle_core::bail!("a packed weight cannot be composed")
+        };
         let rows = targets.len();
         let ids = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
         // [rows, 2]: log p(target) and the mean over the vocabulary.

@@ -67,7 +67,10 @@ impl Projection<'_> {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, inputs) = x.dims2()?;
         if inputs != self.weight.inputs() {
-            candle_core::bail!("linear: input of width {inputs} for a weight of width {}", self.weight.inputs());
+            candle_core::bail!(
+                "linear: input of width {inputs} for a weight of width {}",
+                self.weight.inputs()
+            );
         }
         if self.weight.elsewhere().is_some() {
             return self.composed(x);
@@ -154,7 +157,12 @@ impl Projection<'_> {
         }
     }
 
-    fn backward_in<E: Element>(&self, x: &Tensor, grad: &Tensor, wanted: Wanted) -> Result<ProjectionGradient> {
+    fn backward_in<E: Element>(
+        &self,
+        x: &Tensor,
+        grad: &Tensor,
+        wanted: Wanted,
+    ) -> Result<ProjectionGradient> {
         let (rows, inputs) = x.dims2()?;
         let outputs = self.weight.outputs();
         if grad.dims() != [rows, outputs] {

@@ -35,8 +35,8 @@ pub use model::{LoadOptions, Model, ModelSource, config_of, tensors_of};
 pub use moment::Moment;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use trainable::{
-    AdapterFiles, Gradients, Keep, LoraSettings, PackedBatch, Pass, Train, TrainableDecoder, TrainableOptions,
-    linear_modules,
+    AdapterFiles, Gradients, Keep, LoraSettings, PackedBatch, Pass, Train, TrainableDecoder,
+    TrainableOptions, linear_modules,
 };
 pub use verify::{
     Description, Memory, Verification, describe, describe_bytes, is_text_encoder, verify, verify_bytes,

@@ -145,12 +145,17 @@ pub(crate) fn restore(folder: &Path, network: &Network) -> Result<(AdamW, Positi
     }
     let path = folder.join("position.json");
     let text = fs::read(&path).map_err(TrainError::io(&path))?;
-    let position: Position = serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
+    let position: Position =
+        serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
     adamw.step = position.step;
     Ok((adamw, position))
 }
 
-fn set(decoder: &TrainableDecoder, tensors: &HashMap<String, Tensor>, folder: &Path) -> Result<(), TrainError> {
+fn set(
+    decoder: &TrainableDecoder,
+    tensors: &HashMap<String, Tensor>,
+    folder: &Path,
+) -> Result<(), TrainError> {
     for (name, variable) in decoder.variables() {
         let fits = tensors.get(name).filter(|t| t.dims() == variable.dims());
         let tensor = fits.ok_or_else(|| {

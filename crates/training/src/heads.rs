@@ -80,8 +80,9 @@ impl LinearHead {
 
 /// Numbers of N(0, deviation²), a function of the seed and the name alone (Box–Muller over SplitMix64).
 fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
-    let mut state =
-        name.bytes().fold(seed ^ 0x6a09_e667_f3bc_c908, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let mut state = name
+        .bytes()
+        .fold(seed ^ 0x6a09_e667_f3bc_c908, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
@@ -95,6 +96,12 @@ fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
             ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos() * deviation) as f32
         })
         .collect()
+}
+
+/// The tensor of a head that the checkpoint or the adapter brings.
+fn saved(name: &str, source: &ModelSource, adapter: &BTreeMap<String, Tensor>) -> Option<Tensor> {
+    let of_adapter = adapter.get(&format!("base_model.model.{name}")).cloned();
+    of_adapter.or_else(|| SafetensorsFolder::open(&source.path).ok()?.tensor(name).ok())
 }
 
 /// How answers are compared.
@@ -124,12 +131,8 @@ impl RewardHead {
         source: &ModelSource,
         adapter: &BTreeMap<String, Tensor>,
     ) -> Result<Self, TrainError> {
-        let saved = |name: &str| -> Option<Tensor> {
-            let of_adapter = adapter.get(&format!("base_model.model.{name}")).cloned();
-            of_adapter.or_else(|| SafetensorsFolder::open(&source.path).ok()?.tensor(name).ok())
-        };
         let mut head = |name: &'static str, outputs| {
-            LinearHead::new(name, outputs, decoder, seed, saved(name))
+            LinearHead::new(name, outputs, decoder, seed, saved(name, source, adapter))
         };
         match objective.name {
             RewardName::Bt => {
@@ -158,9 +161,7 @@ impl RewardHead {
                 gpm.gate = match objective.gate {
                     GateName::None => Gate::None,
                     GateName::Softmax => Gate::Softmax,
-                    GateName::SoftmaxScaled => {
-                        Gate::ScaledSoftmax { hidden: decoder.config().hidden_size }
-                    }
+                    GateName::SoftmaxScaled => Gate::ScaledSoftmax { hidden: decoder.config().hidden_size },
                 };
                 Ok(Self { value, comparison: Comparison::Vectors(gpm, gate), target: objective.target })
             }
@@ -175,13 +176,16 @@ pub(crate) struct DegreeHead {
 }
 
 impl DegreeHead {
-    /// A new head of `degrees + 1` classes.
+    /// A head of `degrees + 1` classes: a new one, or the one that the checkpoint brings.
     pub(crate) fn new(
         settings: &Degree,
         decoder: &mut TrainableDecoder,
         seed: u64,
+        source: &ModelSource,
     ) -> Result<Self, TrainError> {
-        let head = LinearHead::new("degree_head.weight", settings.degrees + 1, decoder, seed, None)?;
+        const NAME: &str = "degree_head.weight";
+        let start = saved(NAME, source, &BTreeMap::new());
+        let head = LinearHead::new(NAME, settings.degrees + 1, decoder, seed, start)?;
         Ok(Self { head, settings: settings.clone() })
     }
 }

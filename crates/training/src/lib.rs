@@ -31,8 +31,8 @@ pub use error::TrainError;
 pub use evaluation::{Evaluation, evaluate};
 pub use folder::{Companions, Described};
 pub use recipe::{
-    Data, Degree, Dtype, FollowingReference, GateName, Kind, Lora, LossOn, Objective, Optimizer, Overlong, Pool, Recipe,
-    Recompute, Removal, RewardName, RewardObjective, Save, Scheduler, SftObjective, TokenLoss,
+    Data, Degree, Dtype, FollowingReference, GateName, Kind, Lora, LossOn, Objective, Optimizer, Overlong,
+    Pool, Recipe, Recompute, Removal, RewardName, RewardObjective, Save, Scheduler, SftObjective, TokenLoss,
 };
 pub use schedule::learning_rate;
 pub use trainer::{Measured, Start, Trainer, Watch};

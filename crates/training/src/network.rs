@@ -122,7 +122,7 @@ impl Network {
         };
         let degree = match &recipe.degree {
             Some(degree) if recipe.kind == Kind::Preference => {
-                Some(DegreeHead::new(degree, &mut model.decoder, recipe.seed)?)
+                Some(DegreeHead::new(degree, &mut model.decoder, recipe.seed, &source)?)
             }
             _ => None,
         };

@@ -54,7 +54,8 @@ impl ReferenceCache {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
         }
-        let mut out = fs::OpenOptions::new().create(true).append(true).open(file).map_err(TrainError::io(file))?;
+        let mut out =
+            fs::OpenOptions::new().create(true).append(true).open(file).map_err(TrainError::io(file))?;
         out.write_all(&bytes).map_err(TrainError::io(file))
     }
 }

@@ -270,7 +270,8 @@ impl Trainer {
 
     /// Moves the reference towards the policy where it follows it.
     fn follow(&mut self) -> Result<(), TrainError> {
-        let (Some(follow), Reference::Own(reference)) = (&self.recipe.reference, &self.network.reference) else {
+        let (Some(follow), Reference::Own(reference)) = (&self.recipe.reference, &self.network.reference)
+        else {
             return Ok(());
         };
         if !self.position.step.is_multiple_of(follow.ref_model_sync_steps) {
@@ -465,7 +466,11 @@ fn row_kind(objective: &Objective) -> Result<RowKind, TrainError> {
 }
 
 /// Training and held-out rows.
-fn read(recipe: &Recipe, network: &Network, watch: &mut dyn Watch) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
+fn read(
+    recipe: &Recipe,
+    network: &Network,
+    watch: &mut dyn Watch,
+) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
     let model = &network.model;
     let loss_on = match &recipe.objective {
         Objective::Sft(o) => o.loss_on,

@@ -13,7 +13,6 @@ use training::{Start, Trainer};
 
 struct Bench {
     folder: tempfile::TempDir,
-    losses: Value,
     data: Value,
 }
 
@@ -41,7 +40,8 @@ impl Bench {
         }
         let list = data.split(' ').next().unwrap();
         let mut rows = self.list(list);
-        let margins = data.ends_with("margin") || case["hp"]["margin"] == true || name.ends_with("dpo_offset");
+        let margins =
+            data.ends_with("margin") || case["hp"]["margin"] == true || name.ends_with("dpo_offset");
         for (i, row) in rows.iter_mut().enumerate() {
             if list != "pairs" || case["source"] != "own" && !margins {
                 continue;
@@ -115,11 +115,8 @@ impl Bench {
             ("preference", toml::to_string(&settings(case)).unwrap())
         };
         let folder = self.folder.path();
-        let mut text = format!(
-            "kind = {kind:?}\nmodel = {:?}\nout = {:?}\n",
-            folder.join("model"),
-            folder.join("out")
-        );
+        let mut text =
+            format!("kind = {kind:?}\nmodel = {:?}\nout = {:?}\n", folder.join("model"), folder.join("out"));
         if kind == "preference" {
             text += &format!("reference_model = {:?}\n", folder.join("ref"));
         }
@@ -140,11 +137,8 @@ fn every_loss_and_every_gradient_is_that_of_the_reference() {
     let mut checked = 0;
     for case in losses["cases"].as_array().unwrap() {
         let name = case["name"].as_str().unwrap();
-        let bench = Bench {
-            folder: tempfile::tempdir().unwrap(),
-            losses: Value::Null,
-            data: support::json(&path.join("data.json")),
-        };
+        let bench =
+            Bench { folder: tempfile::tempdir().unwrap(), data: support::json(&path.join("data.json")) };
         let rows = bench.rows(case);
         write_rows(&bench.folder.path().join("rows.jsonl"), &rows);
         let (mut text, heads) = bench.recipe(case, rows.len());
@@ -168,7 +162,12 @@ fn every_loss_and_every_gradient_is_that_of_the_reference() {
         // One case divides by a number of its own.
         let factor = if name.ends_with("num_items_100") { made.counted as f64 / 100.0 } else { 1.0 };
         let get = |key: &str| case[format!("{key}_f64")].as_f64().or(case[key].as_f64()).unwrap();
-        assert!(close(made.loss * factor, get("loss"), 1e-4), "{name}: loss {} for {}", made.loss, get("loss"));
+        assert!(
+            close(made.loss * factor, get("loss"), 1e-4),
+            "{name}: loss {} for {}",
+            made.loss,
+            get("loss")
+        );
         let norm = made.gradients.norm() * factor;
         assert!(close(norm, get("grad_norm"), 1e-4), "{name}: norm {norm} for {}", get("grad_norm"));
         let trainer_kind = case["trainer"].as_str().unwrap_or("own");
@@ -222,8 +221,15 @@ fn run_recipe(folder: &Path, run: &Value, path: &Path) -> String {
             ("preference", toml::to_string(&settings(&case)).unwrap())
         }
     };
-    let mut text = format!("kind = {kind:?}\nmodel = {:?}\nout = {:?}\n", folder.join("model"), folder.join("out"));
-    text += &format!("[data]\ntrain = {:?}\nshuffle = false\n[objective]\n{objective}\n", folder.join("rows.jsonl"));
+    let mut text =
+        format!("kind = {kind:?}\nmodel = {:?}\nout = {:?}\n", folder.join("model"), folder.join("out"));
+    text += &format!(
+        "[data]\ntrain = {:?}\nshuffle = false\n[objective]\n{objective}\n",
+        folder.join("rows.jsonl")
+    );
+    if ["dpo", "kto"].contains(&trainer) && !run["lora"].is_object() {
+        text = text.replacen("[data]", &format!("reference_model = {:?}\n[data]", folder.join("ref")), 1);
+    }
     if run["lora"].is_object() {
         text += &format!(
             "[lora]\ninit = {:?}\n",
@@ -263,7 +269,11 @@ fn twelve_runs_follow_trl_step_by_step() {
             if run["trainer"] == "reward" { &[("score.weight", "score.weight")] } else { &[] };
         let model = run["model"].as_str().unwrap();
         checkpoint(&path, &format!("{model}-policy"), &folder.path().join("model"), heads);
-        write_rows(&folder.path().join("rows.jsonl"), data[run["data"].as_str().unwrap()].as_array().unwrap());
+        checkpoint(&path, &format!("{model}-ref"), &folder.path().join("ref"), &[]);
+        write_rows(
+            &folder.path().join("rows.jsonl"),
+            data[run["data"].as_str().unwrap()].as_array().unwrap(),
+        );
         let text = run_recipe(folder.path(), run, &path);
         let mut lines = Lines::default();
         let done = Trainer::new(parse(&text), &Start::default(), &mut lines)

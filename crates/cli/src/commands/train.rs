@@ -1,7 +1,7 @@
 //! `cycle train`: recipes.
 
 use indicatif::ProgressBar;
-use training::{Recipe, Trainer, Watch};
+use training::{Recipe, Start, Trainer, Watch};
 
 use crate::args::TrainCommand;
 use crate::commands::Outcome;
@@ -97,7 +97,8 @@ pub fn run(context: &Context, command: &TrainCommand) -> Result<Outcome, Failure
     let id = store.start_run("train", &config, false)?;
     let bar = bar("training", context.loudness);
     let mut watch = Terminal { loudness: context.loudness, bar };
-    let result = Trainer::new(recipe, *resume, &mut watch).and_then(|mut t| t.run(&mut watch));
+    let result = Trainer::new(recipe, &Start { resume: *resume, cache: None }, &mut watch)
+        .and_then(|mut t| t.run(&mut watch));
     if let Some(bar) = &watch.bar {
         bar.finish_and_clear();
     }

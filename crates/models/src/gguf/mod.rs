@@ -267,7 +267,9 @@ impl WeightSource for Gguf {
         // The same order of rows as in `tensor`: whole rows move.
         let (row, half) = (bytes.len() / rows, rows / heads / 2);
         let mut turned = Vec::with_capacity(bytes.len());
-        for (head, side, i) in (0..heads).flat_map(|h| (0..2).flat_map(move |s| (0..half).map(move |i| (h, s, i)))) {
+        for (head, side, i) in
+            (0..heads).flat_map(|h| (0..2).flat_map(move |s| (0..half).map(move |i| (h, s, i))))
+        {
             let from = ((head * half + i) * 2 + side) * row;
             turned.extend_from_slice(&bytes[from..from + row]);
         }

@@ -218,7 +218,8 @@ impl TrainableDecoder {
             .ok_or_else(missing)?;
         let [dq, dk, dv] = attention.backward(&q, &k, &v, &attended, &d_attended)?;
         drop((q, k, v, attended, d_attended));
-        let (mut dq, mut dk) = (rope_backward(&dq, table, c.head_dim)?, rope_backward(&dk, table, c.head_dim)?);
+        let (mut dq, mut dk) =
+            (rope_backward(&dq, table, c.head_dim)?, rope_backward(&dk, table, c.head_dim)?);
         if let (Some((q_norm, k_norm)), Some((q_raw, k_raw))) = (&layer.head_norms, &raw) {
             for (name, norm, raw, grad) in
                 [("q_norm", q_norm, q_raw, &mut dq), ("k_norm", k_norm, k_raw, &mut dk)]
@@ -235,8 +236,7 @@ impl TrainableDecoder {
         let qkv: Vec<&Map> = layer.qkv.iter().collect();
         let normed = rms_norm(x, &layer.input_norm, eps)?;
         let grads = join(vec![dq, dk, dv], qkv.len())?;
-        let Some(d_normed) =
-            self.maps_backward(&qkv, &normed, &grads, adapters, want_input, gradients)?
+        let Some(d_normed) = self.maps_backward(&qkv, &normed, &grads, adapters, want_input, gradients)?
         else {
             return Ok(None);
         };

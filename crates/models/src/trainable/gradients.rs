@@ -37,13 +37,7 @@ impl Gradients {
     }
 
     /// Adds the rows of `gradient` (`[ids.len(), width]`) to the rows `ids` of a table of `rows` rows, in order.
-    pub(crate) fn add_rows(
-        &mut self,
-        name: &str,
-        rows: usize,
-        ids: &[u32],
-        gradient: &Tensor,
-    ) -> Candle<()> {
+    pub(crate) fn add_rows(&mut self, name: &str, rows: usize, ids: &[u32], gradient: &Tensor) -> Candle<()> {
         let width = gradient.dim(1)?;
         let values = gradient.flatten_all()?.to_vec1::<f32>()?;
         let sum = self.entry(name, rows * width);

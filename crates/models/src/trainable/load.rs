@@ -86,9 +86,9 @@ impl Loader<'_> {
 
 /// `count` numbers of U(−bound, bound), a function of the seed and the name alone.
 fn uniform(seed: u64, name: &str, count: usize, bound: f64) -> Vec<f32> {
-    let mut state = name.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let mut state = name
+        .bytes()
+        .fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
@@ -132,8 +132,8 @@ impl TrainableDecoder {
             } else {
                 let qkv = [("q", q), ("k", kv), ("v", kv)]
                     .map(|(p, out)| load.map(at(&format!("self_attn.{p}_proj")), [out, hidden], c.qkv_bias));
-                let ffn =
-                    ["gate", "up"].map(|p| load.map(at(&format!("mlp.{p}_proj")), [inner, hidden], c.mlp_bias));
+                let ffn = ["gate", "up"]
+                    .map(|p| load.map(at(&format!("mlp.{p}_proj")), [inner, hidden], c.mlp_bias));
                 (qkv.into_iter().collect::<Result<_, _>>()?, ffn.into_iter().collect::<Result<_, _>>()?)
             };
             let head_norms = if c.qk_norm {

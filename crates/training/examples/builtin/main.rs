@@ -20,7 +20,7 @@ mod sample;
 
 use std::path::Path;
 
-use training::{Recipe, Trainer, Watch};
+use training::{Recipe, Start, Trainer, Watch};
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -37,7 +37,7 @@ impl Watch for Terminal {
 
 fn train(recipe: &Path, resume: bool) -> Outcome {
     let recipe = Recipe::parse(&std::fs::read_to_string(recipe)?, &[])?;
-    let done = Trainer::new(recipe, resume, &mut Terminal)?.run(&mut Terminal)?;
+    let done = Trainer::new(recipe, &Start { resume, cache: None }, &mut Terminal)?.run(&mut Terminal)?;
     println!("{}", done.display());
     Ok(())
 }

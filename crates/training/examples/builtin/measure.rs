@@ -5,7 +5,7 @@ use std::path::Path;
 
 use models::{LoadOptions, Model, ModelSource};
 use training::ngram::{NGram, ORDER};
-use training::{Evaluation, Example, LossOn, Overlong, Reading};
+use training::{Evaluation, Example, LossOn, Overlong, Reading, Row, RowKind};
 
 fn load(model: &Path) -> Result<Model, Box<dyn Error>> {
     let source = ModelSource { path: model.into(), adapter: None };
@@ -14,6 +14,7 @@ fn load(model: &Path) -> Result<Model, Box<dyn Error>> {
 
 fn examples(model: &Model, rows: &Path, loss_on: LossOn) -> Result<Vec<Example>, Box<dyn Error>> {
     let reading = Reading {
+        kind: RowKind::Text,
         tokenizer: &model.tokenizer,
         chat: &model.chat,
         eos: model.eos.first().copied(),
@@ -21,7 +22,8 @@ fn examples(model: &Model, rows: &Path, loss_on: LossOn) -> Result<Vec<Example>,
         max_length: 2048,
         overlong: Overlong::Skip,
     };
-    Ok(reading.file(rows)?.rows)
+    let text = |row| if let Row::Text(example) = row { Some(example) } else { None };
+    Ok(reading.file(rows)?.rows.into_iter().filter_map(text).collect())
 }
 
 fn print(what: &str, e: Evaluation) {

@@ -207,9 +207,9 @@ impl Reading<'_> {
                 let whole: Vec<&Value> = p.iter().chain(a).collect();
                 let start = self.chat.render(&p, true).map_err(|e| e.to_string())?;
                 let text = self.chat.render(&whole, false).map_err(|e| e.to_string())?;
-                let rest = text.strip_prefix(&start).ok_or(
-                    "the chat template rewrites earlier turns; give texts instead of messages",
-                )?;
+                let rest = text
+                    .strip_prefix(&start)
+                    .ok_or("the chat template rewrites earlier turns; give texts instead of messages")?;
                 let mut ids = self.encode(rest)?;
                 // What a template puts after the end of a turn (a line break) is never generated.
                 if let Some(end) = self.eos.and_then(|e| ids.iter().rposition(|id| *id == e)) {
@@ -284,7 +284,9 @@ fn cut(row: &mut Row, max: usize) {
 /// Why nothing can be learned from a row.
 fn empty(row: &Row) -> Option<&'static str> {
     match row {
-        Row::Text(r) if !r.mask.iter().skip(1).any(|m| *m) => Some("no token of this row counts for the loss"),
+        Row::Text(r) if !r.mask.iter().skip(1).any(|m| *m) => {
+            Some("no token of this row counts for the loss")
+        }
         Row::Pair(r) if r.prompt.is_empty() => Some("the prompt is empty"),
         Row::Pair(r) if r.chosen.is_empty() => Some("chosen is empty"),
         Row::Pair(r) if r.rejected.is_empty() => Some("rejected is empty"),
@@ -296,7 +298,8 @@ fn empty(row: &Row) -> Option<&'static str> {
 
 /// Says what a row lacks and what it has.
 fn missing(value: &Value, wanted: &str) -> String {
-    let keys: Vec<&str> = value.as_object().map(|o| o.keys().map(String::as_str).collect()).unwrap_or_default();
+    let keys: Vec<&str> =
+        value.as_object().map(|o| o.keys().map(String::as_str).collect()).unwrap_or_default();
     format!("needs {wanted}; it has {}", if keys.is_empty() { "no columns".into() } else { keys.join(", ") })
 }
 

@@ -20,13 +20,19 @@ struct Placed {
     answers: Vec<PackedAnswer>,
 }
 
-pub(super) fn run(network: &Network, objective: &Objective, micro: &Micro<'_>) -> Result<Outcome, TrainError> {
+pub(super) fn run(
+    network: &Network,
+    objective: &Objective,
+    micro: &Micro<'_>,
+) -> Result<Outcome, TrainError> {
     let decoder = network.decoder();
     let needs = objective.needs();
     let mut packing = Packing::default();
     let placed = place(&mut packing, decoder, micro.rows, needs.prompt);
     let versions = match (&network.degree, micro.degrade) {
-        (Some(_), Some(degradation)) => Some(degree::place(degradation, micro.rows, &placed_rows(&placed), &mut packing)?),
+        (Some(_), Some(degradation)) => {
+            Some(degree::place(degradation, micro.rows, &placed_rows(&placed), &mut packing)?)
+        }
         _ => None,
     };
     let mut outcome = Outcome { state: micro.state.clone(), ..Outcome::default() };
@@ -56,11 +62,9 @@ pub(super) fn run(network: &Network, objective: &Objective, micro: &Micro<'_>) -
             .rows
             .iter()
             .filter_map(|row| match row {
-                Row::Pair(row) => Some(Pair {
-                    chosen: answers.next()?,
-                    rejected: answers.next()?,
-                    targets: row.targets,
-                }),
+                Row::Pair(row) => {
+                    Some(Pair { chosen: answers.next()?, rejected: answers.next()?, targets: row.targets })
+                }
                 _ => None,
             })
             .collect();

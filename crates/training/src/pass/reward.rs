@@ -136,9 +136,7 @@ fn compare(
         }
         Comparison::Vectors(gpm, gate) => {
             for ((e, v), logits) in ends.iter().zip(values.chunks_exact(2)).zip(logits) {
-                let made = gpm
-                    .loss(&v[0], &v[1], logits, e.margin, goal(e))
-                    .map_err(TrainError::Recipe)?;
+                let made = gpm.loss(&v[0], &v[1], logits, e.margin, goal(e)).map_err(TrainError::Recipe)?;
                 outcome.loss += share * made.value;
                 right += f64::from(u8::from(made.score > 0.0)) / n;
                 margins += made.score / n;

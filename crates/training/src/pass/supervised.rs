@@ -53,6 +53,7 @@ pub(super) fn run(
     let hits = tokens.iter().filter(|t| t.hit).count();
     outcome.metrics.insert("mean_token_accuracy".into(), hits as f64 / tokens.len().max(1) as f64);
     let finite = |t: &TokenLogProbs| t.target.is_finite();
-    outcome.broken = spans.into_iter().filter(|(_, s)| !tokens[s.clone()].iter().all(finite)).map(|(r, _)| r).collect();
+    outcome.broken =
+        spans.into_iter().filter(|(_, s)| !tokens[s.clone()].iter().all(finite)).map(|(r, _)| r).collect();
     Ok(outcome)
 }

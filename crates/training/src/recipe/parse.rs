@@ -33,7 +33,8 @@ pub(super) fn read<T: DeserializeOwned>(value: toml::Value) -> Result<T, TrainEr
 
 /// One `--set key=value`: a value as TOML, or a word.
 pub(super) fn apply(table: &mut toml::Table, change: &str) -> Result<(), TrainError> {
-    let (path, value) = change.split_once('=').ok_or_else(|| bad(format!("--set {change}: write key=value")))?;
+    let (path, value) =
+        change.split_once('=').ok_or_else(|| bad(format!("--set {change}: write key=value")))?;
     let value = format!("v = {value}")
         .parse::<toml::Table>()
         .ok()

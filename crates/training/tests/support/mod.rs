@@ -146,4 +146,3 @@ pub fn settings(case: &Value) -> Settings {
     s.name = OneOrMany::Many(names);
     s
 }
-
