@@ -11,6 +11,7 @@ mod data;
 mod error;
 mod evaluation;
 mod folder;
+pub mod handoff;
 pub mod ngram;
 mod recipe;
 mod schedule;
