@@ -177,6 +177,8 @@ pub struct Job {
     pub precision: Precision,
     /// What it runs on.
     pub hardware: Hardware,
+    /// Goes on from the engine's newest checkpoint.
+    pub resume: bool,
 }
 
 impl Job {
@@ -193,6 +195,38 @@ impl Job {
     /// Rows of a file of this job.
     pub(super) fn data(&self, name: &str) -> PathBuf {
         self.folder().join("data").join(name)
+    }
+
+    /// The engine's newest `checkpoint-N` or `global_stepN`.
+    pub(super) fn newest_checkpoint(&self) -> Option<PathBuf> {
+        let number = |p: &Path| {
+            let name = p.file_name()?.to_str()?;
+            let digits = name.strip_prefix("checkpoint-").or_else(|| name.strip_prefix("global_step"))?;
+            digits.parse::<usize>().ok()
+        };
+        let entries =
+            [self.trained(), self.folder().join("checkpoints")].into_iter().filter_map(|f| f.read_dir().ok());
+        entries
+            .flatten()
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| number(p).is_some())
+            .max_by_key(|p| number(p))
+    }
+
+    /// Makes room for rows: those of an earlier training go, its checkpoints stop a new one.
+    pub(super) fn clear(&self) -> Result<(), HandoffError> {
+        if let (false, Some(old)) = (self.resume, self.newest_checkpoint()) {
+            return Err(HandoffError::unsupported(
+                format!("{} is of an earlier training", old.display()),
+                "give --resume to go on, or another --out",
+            ));
+        }
+        // TRL reads whatever lies in the folder.
+        match std::fs::remove_dir_all(self.data("")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(HandoffError::io(self.data(""))(e)),
+            _ => Ok(()),
+        }
     }
 
     /// Rows of a micro-batch of one process, and micro-batches of a step.

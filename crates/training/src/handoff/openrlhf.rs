@@ -137,6 +137,9 @@ pub fn plan(job: &Job, written: &[Written]) -> Result<Plan, HandoffError> {
     put("ckpt.max_num", job.save.keep.max(1).to_string());
     words.extend(["--adam.betas".into(), o.adam_beta1.to_string(), o.adam_beta2.to_string()]);
     words.push("--model.gradient_checkpointing_enable".into());
+    if job.resume {
+        words.push("--ckpt.load_enable".into());
+    }
     words.extend(adapters(job)?);
     words.extend(losses);
     words.extend(keys(module, form).map(String::from));
@@ -245,7 +248,7 @@ pub fn rows(
         )
     })?;
     let turn = |form: Form, row: Value| turn(job, module, &eos, form, row);
-    rows::clear(job)?;
+    job.clear()?;
     let mut written = vec![exact(job, train, &turn)?];
     if let Some(source) = held_out {
         written.push(rows::write(job, source, "test.jsonl", &mut |form, row| {

@@ -82,15 +82,6 @@ impl Form {
     }
 }
 
-/// Forgets rows of an earlier job: TRL reads whatever lies in the folder.
-pub(super) fn clear(job: &Job) -> Result<(), HandoffError> {
-    let folder = job.data("");
-    match fs::remove_dir_all(&folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(HandoffError::io(folder)(e)),
-        _ => Ok(()),
-    }
-}
-
 /// Passes every row of a file through `turn` and writes what comes out, one JSON a line.
 pub(super) fn write(
     job: &Job,

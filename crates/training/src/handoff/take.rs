@@ -41,7 +41,7 @@ pub fn take_back(job: &Job, plan: &Plan) -> Result<Taken, HandoffError> {
     }
     fs::rename(&partial, &weights).map_err(HandoffError::io(&weights))?;
     let lines = match plan.engine {
-        "TRL" => history(&from)?,
+        "TRL" => history(job)?,
         _ => events::losses(&plan.folder.join("events"))?,
     };
     let path = job.out.join("metrics.jsonl");
@@ -63,12 +63,8 @@ fn belongs(name: &str) -> bool {
 }
 
 /// The lines of TRL's newest `checkpoint-N/trainer_state.json`, in the words of `metrics.jsonl`.
-fn history(trained: &Path) -> Result<Vec<Value>, HandoffError> {
-    let entries = fs::read_dir(trained).map_err(HandoffError::io(trained))?;
-    let number = |p: &Path| p.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse::<usize>().ok();
-    let newest =
-        entries.flatten().map(|e| e.path()).max_by_key(|p| number(p)).filter(|p| number(p).is_some());
-    let Some(newest) = newest else { return Ok(vec![]) };
+fn history(job: &Job) -> Result<Vec<Value>, HandoffError> {
+    let Some(newest) = job.newest_checkpoint() else { return Ok(vec![]) };
     let path = newest.join("trainer_state.json");
     let bytes = fs::read(&path).map_err(HandoffError::io(&path))?;
     let bad =

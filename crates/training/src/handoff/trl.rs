@@ -198,6 +198,9 @@ pub fn plan(job: &Job, written: &[Written]) -> Result<Plan, HandoffError> {
         ("use_cpu", json!(job.hardware == Hardware::Cpu)),
     ]);
     pairs.extend(adapters(job)?);
+    if let (true, Some(newest)) = (job.resume, job.newest_checkpoint()) {
+        pairs.push(("resume_from_checkpoint", json!(newest)));
+    }
     if written.len() > 1 {
         pairs.extend([
             ("eval_strategy", json!("steps")),
@@ -301,6 +304,7 @@ pub fn rows(
     held_out: Option<Source<'_>>,
 ) -> Result<Vec<Written>, HandoffError> {
     let (command, _) = loss(job)?;
+    job.clear()?;
     let mut written =
         vec![rows::write(job, train, "train.jsonl", &mut |form, row| turn(job, command, form, row))?];
     if let Some(source) = held_out {
