@@ -280,6 +280,9 @@ fn notes(job: &Job, written: &[Written]) -> Vec<String> {
     if written.iter().any(|w| matches!(w.form, Form::Completion | Form::Text | Form::Pair | Form::Labelled)) {
         out.push("TRL reads prompt and answer as one text: a token may reach across the seam".into());
     }
+    if written.iter().any(|w| w.form == Form::Messages) {
+        out.push("TRL counts a line break that the chat template puts after a turn; cycle does not".into());
+    }
     if job.method == Method::Reward {
         out.push("the reward head starts from TRL's random numbers, if the model has none".into());
     }
