@@ -13,6 +13,7 @@ mod error;
 mod evaluation;
 mod folder;
 pub mod games;
+pub mod handoff;
 mod heads;
 mod network;
 pub mod ngram;
