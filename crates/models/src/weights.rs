@@ -130,11 +130,11 @@ impl SafetensorsFolder {
         Ok(Self { shards, place })
     }
 
-    /// The file that holds a tensor, and its parsed header.
-    fn find(&self, name: &str) -> Result<(&Path, SafeTensors<'_>), ModelError> {
+    /// The file that holds a tensor, its map and its parsed header.
+    fn find(&self, name: &str) -> Result<(&Path, &Mmap, SafeTensors<'_>), ModelError> {
         let shard = *self.place.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
         let (path, map) = &self.shards[shard];
-        Ok((path, SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?))
+        Ok((path, map, SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?))
     }
 }
 
@@ -144,7 +144,7 @@ impl WeightSource for SafetensorsFolder {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
-        let (path, header) = self.find(name)?;
+        let (path, map, header) = self.find(name)?;
         let view = header.tensor(name).map_err(|e| ModelError::invalid(path, e))?;
         // Whole numbers and 8-bit floats are halves of a quantised weight: without their scales they mean nothing.
         let dtype = match view.dtype() {
@@ -157,11 +157,13 @@ impl WeightSource for SafetensorsFolder {
                 return Err(ModelError::invalid(path, what));
             }
         };
-        Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?)
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        map.release(view.data());
+        Ok(tensor)
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
-        let (path, header) = self.find(name)?;
+        let (path, _, header) = self.find(name)?;
         Ok(header.tensor(name).map_err(|e| ModelError::invalid(path, e))?.shape().to_vec())
     }
 }
