@@ -1,10 +1,11 @@
 //! Rows of a training file as token ids.
 
 mod encode;
+mod parquet;
 mod read;
 
 pub use encode::Reading;
-pub(crate) use read::sha256;
+pub use read::sha256;
 
 use crate::objectives::Targets;
 
