@@ -73,14 +73,14 @@ fn variables(decoder: &TrainableDecoder) -> HashMap<String, Tensor> {
 }
 
 /// `FOLDER.ending`, whatever dots the folder's own name has.
-fn beside(folder: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(folder: &Path, ending: &str) -> PathBuf {
     let mut name = folder.file_name().unwrap_or_default().to_os_string();
     name.push(ending);
     folder.with_file_name(name)
 }
 
 /// Removes a folder so that no half of it is ever found under its name.
-fn discard(folder: &Path) -> Result<(), TrainError> {
+pub(crate) fn discard(folder: &Path) -> Result<(), TrainError> {
     let old = beside(folder, ".old");
     if old.exists() {
         fs::remove_dir_all(&old).map_err(TrainError::io(&old))?;
@@ -110,7 +110,9 @@ pub(crate) fn whole(
     }
     for entry in fs::read_dir(&partial).map_err(io(&partial))? {
         let path = entry.map_err(io(&partial))?.path();
-        fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+        if path.is_file() {
+            fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+        }
     }
     let replaces = folder.exists();
     if replaces {

@@ -7,7 +7,7 @@ use crate::data::Row;
 use crate::error::TrainError;
 use crate::network::targets;
 use crate::recipe::{GateName, Lora, Objective, Recipe, RewardName};
-use crate::trainer::reading;
+use crate::trainer::{reading, rows};
 
 /// The size of a training.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -42,11 +42,7 @@ impl Estimate {
         let outline = Outline::of(&source)?;
         let eos = outline.eos.first().copied();
         let reading = reading(recipe, &outline.tokenizer, &outline.chat, eos, outline.context())?;
-        let train = reading.file(&recipe.data.train)?;
-        let eval_rows = match &recipe.data.eval {
-            Some(path) => reading.file(path)?.rows.len(),
-            None => 0,
-        };
+        let (train, eval) = rows(recipe, &reading, outline.config.vocab_size)?;
         let o = &recipe.optimizer;
         let steps = o.steps(train.rows.len());
         let used = steps * o.batch_size * o.gradient_accumulation_steps;
@@ -60,7 +56,7 @@ impl Estimate {
             steps,
             rows: train.rows.len(),
             overlong: train.overlong,
-            eval_rows,
+            eval_rows: eval.rows.len(),
             epochs: used as f64 / train.rows.len() as f64,
             tokens_per_epoch: train.rows.iter().map(Row::tokens).sum(),
             longest: train.rows.iter().map(Row::tokens).max().unwrap_or(0),

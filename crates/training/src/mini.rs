@@ -11,12 +11,12 @@ use candle_core::{Device, Tensor};
 use models::{Architecture, DecoderConfig, Rope, RopeScaling, Tokenizer, inventory};
 use serde_json::{Value, json};
 
-use crate::checkpoint::{whole, write_tensors};
+use crate::checkpoint::{beside, discard, whole, write_tensors};
 use crate::error::TrainError;
 use crate::folder::Companions;
 
-/// Changes whenever what [`write`] makes changes.
-pub const VERSION: u32 = 1;
+/// Changes whenever what [`ensure`] makes changes.
+const VERSION: &str = "1";
 
 const METHODS: [&str; 8] =
     ["pruning", "search", "distillation", "routing", "caching", "sampling", "tuning", "masking"];
@@ -27,14 +27,32 @@ const SPECIAL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 const TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + \
                         '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-/// Writes `model/`, `pairs.jsonl`, `pairs.eval.jsonl` and `dialogues.jsonl` into a folder, whole or not at all.
+/// Makes a folder with `model/`, `pairs.jsonl`, `pairs.eval.jsonl` and `dialogues.jsonl`, unless it is there already.
+/// Several processes may ask at once.
 ///
 /// # Errors
 /// If the disk is full or the place cannot be written.
-pub fn write(folder: &Path) -> Result<(), TrainError> {
+pub fn ensure(folder: &Path) -> Result<(), TrainError> {
+    let made = || fs::read_to_string(folder.join("version")).is_ok_and(|v| v == VERSION);
+    if made() {
+        return Ok(());
+    }
     if let Some(above) = folder.parent() {
         fs::create_dir_all(above).map_err(TrainError::io(above))?;
     }
+    let own = beside(folder, &format!(".{}", std::process::id()));
+    write(&own)?;
+    if folder.exists() && !made() {
+        discard(folder)?;
+    }
+    match fs::rename(&own, folder) {
+        // Another process was quicker, and made the same.
+        Err(_) if made() => fs::remove_dir_all(&own).map_err(TrainError::io(&own)),
+        other => other.map_err(TrainError::io(folder)),
+    }
+}
+
+fn write(folder: &Path) -> Result<(), TrainError> {
     whole(folder, |folder| {
         let lines = |name: &str, rows: &[Value]| {
             let path = folder.join(name);
@@ -53,7 +71,9 @@ pub fn write(folder: &Path) -> Result<(), TrainError> {
         lines("dialogues.jsonl", &train.iter().map(Row::dialogue).collect::<Vec<_>>())?;
         let model = folder.join("model");
         fs::create_dir(&model).map_err(TrainError::io(&model))?;
-        checkpoint(&model)
+        checkpoint(&model)?;
+        let path = folder.join("version");
+        fs::write(&path, VERSION).map_err(TrainError::io(&path))
     })
 }
 
@@ -197,8 +217,9 @@ mod tests {
     fn the_mini_folder_is_the_same_bytes_every_time_and_its_words_are_tokens() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
-        write(&a).unwrap();
-        write(&b).unwrap();
+        ensure(&a).unwrap();
+        ensure(&a).unwrap();
+        ensure(&b).unwrap();
         for file in ["pairs.jsonl", "dialogues.jsonl", "model/model.safetensors", "model/tokenizer.json"] {
             assert!(fs::read(a.join(file)).unwrap() == fs::read(b.join(file)).unwrap(), "{file}");
         }

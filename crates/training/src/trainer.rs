@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, Position};
 use crate::curves;
-use crate::data::{self, Reading, Row, RowKind};
+use crate::data::{self, Reading, Row, RowKind, Rows};
 use crate::error::TrainError;
 use crate::evaluation::Evaluation;
 use crate::network::{Network, Reference};
@@ -487,7 +487,7 @@ fn row_kind(objective: &Objective) -> Result<RowKind, TrainError> {
     })
 }
 
-/// How a recipe's rows become ids under a model of this tokenizer, template and context.
+/// How a recipe's rows become ids under a model of this tokenizer and template.
 pub(crate) fn reading<'a>(
     recipe: &Recipe,
     tokenizer: &'a Tokenizer,
@@ -510,6 +510,27 @@ pub(crate) fn reading<'a>(
     })
 }
 
+/// Training and held-out rows, all of whose tokens the vocabulary has.
+pub(crate) fn rows(
+    recipe: &Recipe,
+    reading: &Reading<'_>,
+    vocabulary: usize,
+) -> Result<(Rows, Rows), TrainError> {
+    let read = |path: &PathBuf| {
+        let rows = reading.file(path)?;
+        let odd = rows.rows.iter().find_map(|r| Some((r.number(), r.outside(vocabulary)?)));
+        match odd {
+            Some((row, id)) => {
+                let what = format!("token {id}, but the model has a vocabulary of {vocabulary}");
+                Err(TrainError::Data { path: path.clone(), row, what })
+            }
+            None => Ok(rows),
+        }
+    };
+    let eval = recipe.data.eval.as_ref().map(read).transpose()?.unwrap_or_default();
+    Ok((read(&recipe.data.train)?, eval))
+}
+
 /// Training and held-out rows.
 fn read(
     recipe: &Recipe,
@@ -519,8 +540,7 @@ fn read(
     let model = &network.model;
     let eos = model.eos.first().copied();
     let reading = reading(recipe, &model.tokenizer, &model.chat, eos, model.context())?;
-    let train = reading.file(&recipe.data.train)?;
-    let eval = recipe.data.eval.as_ref().map(|p| reading.file(p)).transpose()?.unwrap_or_default();
+    let (train, eval) = rows(recipe, &reading, model.decoder.config().vocab_size)?;
     if train.overlong > 0 {
         watch.note(&format!(
             "{} of {} rows were longer than {} tokens",
@@ -541,13 +561,8 @@ fn open_cache(recipe: &Recipe, network: &Network, train: &[Row], start: &Start) 
     let folder = start.cache.clone().unwrap_or_else(|| recipe.out.join("cache"));
     let mut ids = Sha256::new();
     for row in train {
-        let parts: [&[u32]; 3] = match row {
-            Row::Text(r) => [&r.ids, &[], &[]],
-            Row::Pair(r) => [&r.prompt, &r.chosen, &r.rejected],
-            Row::Answer(r) => [&r.prompt, &r.completion, &[]],
-        };
         ids.update((row.number() as u64).to_le_bytes());
-        for part in parts {
+        for part in row.parts() {
             ids.update((part.len() as u64).to_le_bytes());
             part.iter().for_each(|id| ids.update(id.to_le_bytes()));
         }

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::errors::ParquetError;
+use parquet::file::reader::SerializedFileReader;
+use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
@@ -15,16 +17,28 @@ pub(super) fn rows(
     number: &mut usize,
     f: &mut impl FnMut(usize, Value) -> Result<(), TrainError>,
 ) -> Result<(), TrainError> {
-    let bad = |row: usize, e: parquet::errors::ParquetError| {
+    let bad = |row: usize, e: &ParquetError| {
         let what =
             format!("the parquet file cannot be read ({})", e.to_string().lines().next().unwrap_or_default());
         TrainError::Data { path: path.into(), row, what }
     };
     let file = File::open(path).map_err(TrainError::io(path))?;
-    let reader = SerializedFileReader::new(file).map_err(|e| bad(*number + 1, e))?;
-    for row in reader.get_row_iter(None).map_err(|e| bad(*number + 1, e))? {
+    // The reader trusts what a file says of itself, and panics where a damaged one lies.
+    let guarded = |row: usize, what: &mut dyn FnMut() -> Result<Option<Row>, ParquetError>| {
+        let damaged = |_| ParquetError::General("the file is damaged".into());
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(what));
+        read.map_err(damaged).flatten().map_err(|e| bad(row, &e))
+    };
+    let mut rows: Option<RowIter<'static>> = None;
+    guarded(*number + 1, &mut || {
+        let reader = SerializedFileReader::new(file.try_clone()?)?;
+        rows = Some(RowIter::from_file_into(Box::new(reader)));
+        Ok(None)
+    })?;
+    let Some(mut rows) = rows else { return Ok(()) };
+    while let Some(row) = guarded(*number + 1, &mut || rows.next().transpose())? {
         *number += 1;
-        f(*number, object(&row.map_err(|e| bad(*number, e))?))?;
+        f(*number, object(&row))?;
     }
     Ok(())
 }

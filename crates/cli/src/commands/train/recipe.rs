@@ -116,10 +116,8 @@ fn resolve(recipe: &mut Recipe, context: &Context) -> Result<(), Failure> {
     let folder = home.join("mini");
     let wanted = |path: &Path| path.starts_with(&folder);
     let asks = wanted(Path::new(&recipe.model)) || wanted(&recipe.data.train);
-    let version = folder.join(format!("version-{}", mini::VERSION));
-    if asks && !version.exists() {
-        mini::write(&folder)?;
-        std::fs::write(&version, "").map_err(|e| Failure::writing(&version, &e))?;
+    if asks {
+        mini::ensure(&folder)?;
     }
     Ok(())
 }
