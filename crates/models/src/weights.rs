@@ -25,6 +25,13 @@ pub trait WeightSource {
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         Ok(self.tensor(name)?.dims().to_vec())
     }
+    /// The float type in which one tensor is read.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        Ok(self.tensor(name)?.dtype())
+    }
     /// The quantised blocks of a matrix, row after row, where it is stored so and the trainer multiplies them.
     ///
     /// # Errors
@@ -61,6 +68,9 @@ impl WeightSource for Box<dyn WeightSource> {
     }
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         (**self).shape(name)
+    }
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        (**self).dtype(name)
     }
     fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
         (**self).blocks(name)
@@ -146,17 +156,7 @@ impl WeightSource for SafetensorsFolder {
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
         let (path, map, header) = self.find(name)?;
         let view = header.tensor(name).map_err(|e| ModelError::invalid(path, e))?;
-        // Whole numbers and 8-bit floats are halves of a quantised weight: without their scales they mean nothing.
-        let dtype = match view.dtype() {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                let what = format!("{name} has the type {other}; F32, F16 and BF16 weights are read");
-                return Err(ModelError::invalid(path, what));
-            }
-        };
+        let dtype = float(name, path, view.dtype())?;
         let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
         map.release(view.data());
         Ok(tensor)
@@ -166,6 +166,25 @@ impl WeightSource for SafetensorsFolder {
         let (path, _, header) = self.find(name)?;
         Ok(header.tensor(name).map_err(|e| ModelError::invalid(path, e))?.shape().to_vec())
     }
+
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        let (path, _, header) = self.find(name)?;
+        float(name, path, header.tensor(name).map_err(|e| ModelError::invalid(path, e))?.dtype())
+    }
+}
+
+/// Whole numbers and 8-bit floats are halves of a quantised weight: without their scales they mean nothing.
+fn float(name: &str, path: &Path, stored: Dtype) -> Result<DType, ModelError> {
+    Ok(match stored {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        other => {
+            let what = format!("{name} has the type {other}; F32, F16 and BF16 weights are read");
+            return Err(ModelError::invalid(path, what));
+        }
+    })
 }
 
 /// The bytes of a small file.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kernels::BlockFormat;
 
 use crate::config::{Architecture, DecoderConfig, MOST_LAYERS, Rope, RopeScaling};
@@ -240,6 +240,17 @@ impl WeightSource for Gguf {
             Some((_, heads)) if name.contains("k_proj") => Ok(rotate_halves(&tensor, heads, true)?),
             _ => Ok(tensor),
         }
+    }
+
+    fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
+        let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let info = self.content.tensor_infos.get(stored);
+        Ok(info.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?.shape.dims().to_vec())
+    }
+
+    /// Whatever is stored, it is read as f32.
+    fn dtype(&self, _name: &str) -> Result<DType, ModelError> {
+        Ok(DType::F32)
     }
 
     fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {

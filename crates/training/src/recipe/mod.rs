@@ -377,6 +377,16 @@ pub struct Optimizer {
     pub gradient_accumulation_steps: usize,
 }
 
+impl Optimizer {
+    /// Optimiser steps over so many rows.
+    pub fn steps(&self, rows: usize) -> usize {
+        let per_step = self.batch_size * self.gradient_accumulation_steps;
+        self.max_steps.unwrap_or_else(|| {
+            (self.num_train_epochs.unwrap_or(1.0) * rows as f64 / per_step as f64).ceil() as usize
+        })
+    }
+}
+
 /// Checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
