@@ -32,7 +32,11 @@ pub trait WeightSource {
     fn dtype(&self, name: &str) -> Result<DType, ModelError> {
         Ok(self.tensor(name)?.dtype())
     }
-    /// The quantised blocks of a matrix, row after row, where it is stored so and the trainer multiplies them.
+    /// The format of a matrix that is stored in blocks which the trainer multiplies as they are.
+    fn block_format(&self, _name: &str) -> Option<BlockFormat> {
+        None
+    }
+    /// The blocks of such a matrix, row after row.
     ///
     /// # Errors
     /// As [`Self::tensor`].
@@ -71,6 +75,9 @@ impl WeightSource for Box<dyn WeightSource> {
     }
     fn dtype(&self, name: &str) -> Result<DType, ModelError> {
         (**self).dtype(name)
+    }
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        (**self).block_format(name)
     }
     fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
         (**self).blocks(name)

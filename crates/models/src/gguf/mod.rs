@@ -253,19 +253,24 @@ impl WeightSource for Gguf {
         Ok(DType::F32)
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
-        let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
-        let Some(info) = self.content.tensor_infos.get(stored) else { return Ok(None) };
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        let info = self.content.tensor_infos.get(self.names.get(name)?)?;
+        let &[_, columns] = info.shape.dims() else { return None };
         let format = match info.ggml_dtype {
             GgmlDType::Q8_0 => BlockFormat::Q8_0,
             GgmlDType::Q4_0 => BlockFormat::Q4_0,
             GgmlDType::Q4_1 => BlockFormat::Q4_1,
-            _ => return Ok(None),
+            _ => return None,
+        };
+        (columns % BlockFormat::LENGTH == 0).then_some(format)
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
+        let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let (Some(info), Some(format)) = (self.content.tensor_infos.get(stored), self.block_format(name)) else {
+            return Ok(None);
         };
         let &[rows, columns] = info.shape.dims() else { return Ok(None) };
-        if columns % BlockFormat::LENGTH != 0 {
-            return Ok(None);
-        }
         let first = (self.content.tensor_data_offset + info.offset) as usize;
         let length = rows * columns / BlockFormat::LENGTH * format.bytes();
         let bytes = (*self.bytes).as_ref().get(first..first + length).map(<[u8]>::to_vec);
