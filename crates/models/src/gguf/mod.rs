@@ -19,7 +19,7 @@ use crate::error::ModelError;
 use crate::weights::WeightSource;
 use names::hf_name;
 
-pub use write::{GgufHeader, write, write_mixed};
+pub use write::{GgufHeader, Written, write, write_mixed};
 
 /// The bytes of a GGUF file: mapped, or part of the binary.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

@@ -1,11 +1,13 @@
 //! Writing a decoder as GGUF, as the models that ship are.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 
 use super::names::gguf_name;
 use super::rotate_halves;
@@ -31,6 +33,9 @@ pub struct GgufHeader<'a> {
     pub eos: Option<u32>,
 }
 
+/// How many tensors became what, by the names of the kinds.
+pub type Written = BTreeMap<String, usize>;
+
 /// Writes a decoder as GGUF with all matrices quantised to `kind`; see [`write_mixed`].
 ///
 /// # Errors
@@ -40,12 +45,12 @@ pub fn write(
     header: &GgufHeader<'_>,
     weights: &dyn WeightSource,
     kind: GgmlDType,
-) -> Result<(), ModelError> {
+) -> Result<Written, ModelError> {
     write_mixed(path, header, weights, &|_| kind)
 }
 
 /// Writes a decoder as GGUF: each matrix quantised to what `kind` says for its Hugging Face name
-/// (rows that do not fit its blocks to Q8_0, then F32), norms in f32. The file appears whole, by rename.
+/// (rows that do not fill its blocks of 256 to the next finer kind of 32, as llama.cpp does, then F32), norms in f32. The file appears whole, by rename.
 ///
 /// # Errors
 /// If the architecture or the tokenizer is another one, a tensor is missing, or the disk is full.
@@ -54,14 +59,14 @@ pub fn write_mixed(
     header: &GgufHeader<'_>,
     weights: &dyn WeightSource,
     kind: &dyn Fn(&str) -> GgmlDType,
-) -> Result<(), ModelError> {
+) -> Result<Written, ModelError> {
     let c = header.config;
     let architecture = name_of(c).ok_or_else(|| {
         ModelError::invalid(
             path,
             format!(
-                "{:?} with this attention and rotary scaling is not written as GGUF; llama, mistral, qwen2 and qwen3 \
-                 without them are",
+                "{:?} with its window or rotary scaling is not written as GGUF; llama, mistral without a window, qwen2 \
+                 and qwen3 are",
                 c.architecture
             ),
         )
@@ -146,7 +151,11 @@ pub fn write_mixed(
     if let Some(template) = header.chat_template {
         metadata.push(("tokenizer.chat_template".into(), Value::String(template.into())));
     }
-    let mut tensors = Vec::new();
+    let (mut tensors, mut kinds) = (Vec::new(), Written::new());
+    if let Some(factors) = factors(c) {
+        let factors = Tensor::new(factors, &Device::Cpu)?;
+        tensors.push(("rope_freqs.weight".to_string(), QTensor::quantize(&factors, GgmlDType::F32)?));
+    }
     for name in weights.names() {
         let Some(stored) = gguf_name(&name) else { continue };
         if c.tie_word_embeddings && name == "lm_head.weight" {
@@ -166,15 +175,12 @@ pub fn write_mixed(
         }
         let kind = kind(&name);
         let width = tensor.dims().last().copied().unwrap_or(0);
-        let dtype = if tensor.rank() < 2 {
-            GgmlDType::F32
-        } else if width % kind.block_size() == 0 {
-            kind
-        } else if width % GgmlDType::Q8_0.block_size() == 0 {
-            GgmlDType::Q8_0
-        } else {
-            GgmlDType::F32
+        let fits = |kind: &GgmlDType| width % kind.block_size() == 0;
+        let dtype = match tensor.rank() {
+            0 | 1 => GgmlDType::F32,
+            _ => [kind, finer(kind)].into_iter().find(fits).unwrap_or(GgmlDType::F32),
         };
+        *kinds.entry(format!("{dtype:?}")).or_default() += 1;
         tensors.push((stored, QTensor::quantize(&tensor, dtype)?));
     }
     let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
@@ -189,25 +195,50 @@ pub fn write_mixed(
         file.get_ref().sync_all()?;
         std::fs::rename(&temporary, path)
     })();
-    written.map_err(|source| {
+    written.map(|()| kinds).map_err(|source| {
         // What cannot be finished does not keep the room.
         let _ = std::fs::remove_file(&temporary);
         ModelError::Io { path: path.into(), source }
     })
 }
 
+/// What stands in for a kind whose blocks of 256 a row does not fill.
+fn finer(kind: GgmlDType) -> GgmlDType {
+    match kind {
+        GgmlDType::Q2K | GgmlDType::Q3K => GgmlDType::Q4_0,
+        GgmlDType::Q4K => GgmlDType::Q5_0,
+        GgmlDType::Q5K => GgmlDType::Q5_1,
+        _ => GgmlDType::Q8_0,
+    }
+}
+
 /// The name of a family in GGUF files, if such a file can say all that the configuration does.
 fn name_of(c: &DecoderConfig) -> Option<&'static str> {
-    if c.rope.scaling != RopeScaling::None || c.sliding_window.iter().any(Option::is_some) {
+    let scaled = c.rope.scaling != RopeScaling::None;
+    if c.sliding_window.iter().any(Option::is_some) || scaled && factors(c).is_none() {
         return None;
     }
     match c.architecture {
         // llama.cpp knows mistral as a llama.
         Architecture::Llama | Architecture::Mistral => Some("llama"),
-        Architecture::Qwen2 => Some("qwen2"),
-        Architecture::Qwen3 => Some("qwen3"),
-        Architecture::Phi3 => None,
+        Architecture::Qwen2 if !scaled => Some("qwen2"),
+        Architecture::Qwen3 if !scaled => Some("qwen3"),
+        _ => None,
     }
+}
+
+/// What divides the rotary frequencies, one by one, where it is the same for texts of every length: `rope_freqs.weight`.
+fn factors(c: &DecoderConfig) -> Option<Vec<f32>> {
+    let fixed = match &c.rope.scaling {
+        RopeScaling::Llama3 { .. } | RopeScaling::Linear { .. } => true,
+        RopeScaling::LongRope { short_factor, long_factor, attention_factor, .. } => {
+            short_factor == long_factor && *attention_factor == 1.0
+        }
+        RopeScaling::None => false,
+    };
+    let plain = |i: usize| c.rope.theta.powf(-2.0 * i as f64 / c.rope.rotary_dim as f64);
+    let ([scaled, _], _) = crate::decoder::frequencies(c);
+    fixed.then(|| scaled.iter().enumerate().map(|(i, f)| (plain(i) / f64::from(*f)) as f32).collect())
 }
 
 /// The system's error inside of candle's, where it is one.

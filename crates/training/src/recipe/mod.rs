@@ -306,6 +306,7 @@ impl Default for RewardObjective {
 }
 
 /// Loss, by the recipe's kind.
+#[allow(clippy::large_enum_variant)] // there is one in a recipe
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Objective {
@@ -476,6 +477,7 @@ impl Recipe {
         Ok(recipe)
     }
 
+    #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN is refused too
     fn check(&self) -> Result<(), TrainError> {
         let bad = |what: &str| Err(TrainError::Recipe(what.into()));
         let o = &self.optimizer;

@@ -105,11 +105,12 @@ pub fn quantize(
     let coarse = !matches!(dtype, GgmlDType::F16 | GgmlDType::F32);
     let of =
         |name: &str| if coarse && tied && name.contains("embed_tokens") { GgmlDType::Q8_0 } else { dtype };
-    gguf::write_mixed(out, &header, &*source.weights()?, &of).map_err(writing)?;
+    let kinds = gguf::write_mixed(out, &header, &*source.weights()?, &of).map_err(writing)?;
     let made = ModelSource { path: out.into(), adapter: None };
     remember(context, model, &source, &made, "quantized from")?;
     let bytes = std::fs::metadata(out).map_or(0, |m| m.len());
-    context.note(&format!("{bytes} bytes"));
+    let kinds: Vec<String> = kinds.into_iter().map(|(kind, n)| format!("{n} in {kind}")).collect();
+    context.note(&format!("{bytes} bytes; tensors: {}", kinds.join(", ")));
     emit(&out.display().to_string(), None)?;
     Ok(Outcome::Done)
 }

@@ -21,9 +21,9 @@ pub fn shown(recipe: &Recipe, plan: &Plan, format: Format) -> String {
         n => format!(", {n} longer than max_length ({:?})", recipe.data.overlong).to_lowercase(),
     };
     format!(
-        "{:?} training of {} into {}\n  rows       {}{overlong}; {} held out\n  tokens     {} an epoch, {} the largest row\n  \
+        "{} training of {} into {}\n  rows       {}{overlong}; {} held out\n  tokens     {} an epoch, {} the largest row\n  \
          steps      {} of {} rows, {:.2} epochs\n  parameters {} trained{adapter}, {} frozen\n",
-        recipe.kind,
+        super::recipe::word(recipe.kind),
         recipe.model,
         recipe.out.display(),
         plan.rows,

@@ -44,7 +44,8 @@ fn named(name: &str) -> Result<recipes::Shipped, Failure> {
     })
 }
 
-fn word(kind: Kind) -> &'static str {
+/// A kind as recipes and the command line spell it.
+pub fn word(kind: Kind) -> &'static str {
     match kind {
         Kind::Sft => "sft",
         Kind::Reward => "reward",
