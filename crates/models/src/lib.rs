@@ -33,7 +33,7 @@ pub use error::ModelError;
 pub use hash::sha256_of_files;
 pub use hf_config::parse as parse_config;
 pub use inventory::inventory;
-pub use model::{LoadOptions, Model, ModelSource, config_of, tensors_of};
+pub use model::{LoadOptions, Model, ModelSource, config_of, open_weights, tensors_of};
 pub use moment::Moment;
 pub use outline::Outline;
 pub use tokenizer::{TextStream, Tokenizer};

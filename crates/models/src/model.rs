@@ -273,6 +273,17 @@ pub fn config_of(source: &ModelSource) -> Result<DecoderConfig, ModelError> {
     hf_config::parse(&json(&path)?, &path)
 }
 
+/// The tensors of a checkpoint by their Hugging Face names, none read yet; an adapter is merged as they are.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn open_weights(source: &ModelSource) -> Result<Box<dyn WeightSource>, ModelError> {
+    if source.is_gguf()? {
+        return adapted(Gguf::open(&source.path)?, source);
+    }
+    adapted(SafetensorsFolder::open(&source.path)?, source)
+}
+
 /// All tensors of a checkpoint by their Hugging Face names, an adapter merged.
 ///
 /// # Errors

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::data::Row;
 use crate::error::TrainError;
+use crate::memory::Memory;
 use crate::network::targets;
 use crate::recipe::{GateName, Lora, Objective, Recipe, RewardName};
 use crate::trainer::{reading, rows};
@@ -30,6 +31,8 @@ pub struct Estimate {
     pub trained: u64,
     /// Weights of the model that do not.
     pub frozen: u64,
+    /// Memory at the peak.
+    pub memory: Memory,
 }
 
 impl Estimate {
@@ -52,7 +55,10 @@ impl Estimate {
             None if matches!(&recipe.objective, Objective::Reward(r) if r.freeze_trunk) => 0,
             None => all,
         };
+        let trained = moving + head(recipe, outline.config.hidden_size);
+        let memory = Memory::predict(recipe, &outline.config, &train.rows, trained as usize)?;
         Ok(Self {
+            memory,
             steps,
             rows: train.rows.len(),
             overlong: train.overlong,
@@ -60,7 +66,7 @@ impl Estimate {
             epochs: used as f64 / train.rows.len() as f64,
             tokens_per_epoch: train.rows.iter().map(Row::tokens).sum(),
             longest: train.rows.iter().map(Row::tokens).max().unwrap_or(0),
-            trained: moving + head(recipe, outline.config.hidden_size),
+            trained,
             frozen: if recipe.lora.is_some() || moving == 0 { all } else { 0 },
         })
     }

@@ -35,21 +35,25 @@ pub struct Memory {
     pub per_token: usize,
 }
 
-/// Tokens of the largest micro-batch: computed ones, and predicted ones.
-fn largest(rows: &[Row], batch: usize, prompt_too: bool) -> (usize, usize) {
-    let mut sizes: Vec<(usize, usize)> = rows
+/// Tokens of the largest micro-batch: computed ones, predicted ones, and keys over all its sequences.
+fn largest(rows: &[Row], batch: usize, prompt_too: bool) -> (usize, usize, usize) {
+    let mut sizes: Vec<(usize, usize, usize)> = rows
         .iter()
         .map(|row| match row {
-            Row::Text(r) => (r.ids.len(), row.counted()),
+            Row::Text(r) => (r.ids.len(), row.counted(), r.ids.len()),
             Row::Pair(r) => {
                 let answers = r.chosen.len() + r.rejected.len();
-                (r.prompt.len() + answers, answers + if prompt_too { r.prompt.len() } else { 0 })
+                let predicted = answers + if prompt_too { r.prompt.len() } else { 0 };
+                (r.prompt.len() + answers, predicted, 3 * r.prompt.len() + answers)
             }
-            Row::Answer(r) => (r.prompt.len() + r.completion.len(), r.completion.len()),
+            Row::Answer(r) => {
+                let all = r.prompt.len() + r.completion.len();
+                (all, r.completion.len(), all + r.prompt.len())
+            }
         })
         .collect();
     sizes.sort_unstable();
-    sizes.iter().rev().take(batch).fold((0, 0), |(a, b), (c, d)| (a + c, b + d))
+    sizes.iter().rev().take(batch).fold((0, 0, 0), |(a, b, c), (d, e, f)| (a + d, b + e, c + f))
 }
 
 /// Bytes of a decoder's frozen weights as the trainer keeps them.
@@ -100,7 +104,7 @@ impl Memory {
         }
         // The number itself, its gradient, two moments; the optimiser copies one variable at a time.
         let moving = 16 * trained;
-        let (tokens, predicted) = largest(rows, recipe.optimizer.batch_size, prompt_too);
+        let (tokens, predicted, keys) = largest(rows, recipe.optimizer.batch_size, prompt_too);
         let (wide, narrow) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let raw = if c.qk_norm { wide + narrow } else { 0 };
         let saved = 4 * (2 * wide + 2 * narrow + raw + c.hidden_size + 2 * c.intermediate_size + c.num_heads);
@@ -121,7 +125,9 @@ impl Memory {
         let at_head = Head::rows_at_once(c.vocab_size).min(predicted.max(12));
         let logits = at_head * c.vocab_size * (4 + element);
         let activations = (forward * tokens + head_rows + logits).max(backward * tokens) - logits;
-        let held = (HELD * (activations + logits) as f64) as usize;
+        // Attention's packed sides and its sums by head; worker threads keep that memory.
+        let attention = keys * (4 * narrow * element + 8 * wide);
+        let held = (HELD * (activations + logits) as f64) as usize + attention;
         let per_token = forward.max(backward) + (HELD * forward.max(backward) as f64) as usize;
         let peak = PROCESS + frozen + moving + activations + logits + held;
         Ok(Self { frozen, moving, activations: activations + held, logits, peak, per_token })
