@@ -1,4 +1,4 @@
-//! RMS norm, rotary embedding and SwiGLU: candle operations with their backward.
+//! RMS norm, rotary embedding and SwiGLU, forward and backward.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
         let mean = (x.sqr()?.sum_keepdim(D::Minus1)? / x.dim(D::Minus1)? as f64)?;
         return x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(weight);
     }
-    x.contiguous()?.apply_op2(weight, RmsNorm { eps: eps as f32 })
+    x.contiguous()?.apply_op2_no_bwd(weight, &RmsNorm { eps: eps as f32 })
 }
 
 struct RmsNorm {
@@ -192,7 +192,7 @@ pub fn rope(x: &Tensor, table: &RotaryTable, head_dim: usize) -> Result<Tensor> 
     if !x.device().is_cpu() {
         return rope_composed(x, table, head_dim);
     }
-    x.contiguous()?.apply_op1(Rope { table: table.clone(), head_dim, inverse: false })
+    x.contiguous()?.apply_op1_no_bwd(&Rope { table: table.clone(), head_dim, inverse: false })
 }
 
 /// The same out of candle's own operations, for other devices.
@@ -271,7 +271,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if !gate.device().is_cpu() {
         return gate.silu()? * up;
     }
-    gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+    gate.contiguous()?.apply_op2_no_bwd(&up.contiguous()?, &SwiGlu)
 }
 
 struct SwiGlu;

@@ -1,20 +1,19 @@
 //! Numeric operations that candle lacks, each with its backward.
 //!
 //! For inference on the CPU: [`PackedWeight`] (matrix products) and [`paged_attention`], whose results for a row do not
-//! depend on its batch, on chunks, threads or the instruction set. For both inference and training: [`rms_norm`],
-//! [`rope`], [`swiglu`], [`PackedAttention`] and [`token_logprobs`] as candle operations that autograd can cross.
-//! On other devices the same functions compose candle's own operations. Everything computes in f32; this is the only
-//! crate of the workspace where `unsafe` is allowed, each block with its reason.
+//! depend on its batch, on chunks, threads or the instruction set. For training: [`Projection`] (a linear map with its LoRA
+//! branch, over a [`Weight`] that is frozen, quantised or moving), [`FlashAttention`], [`Head`], and for both [`rms_norm`],
+//! [`rope`] and [`swiglu`]. Forward and backward are functions of tensors, without a graph; on other devices the same functions
+//! compose candle's own operations. Sums are f32; products of a training can take bf16 operands. This is the only crate of
+//! the workspace where `unsafe` is allowed, each block with its reason.
 
 #![allow(unsafe_code)]
 
-mod attention;
 mod composed;
 mod element;
 mod elementwise;
 mod flash;
 mod gemm;
-mod head;
 mod loss;
 mod mmap;
 mod pack;
@@ -24,16 +23,14 @@ mod simd;
 mod tensor;
 mod weight;
 
-pub use attention::PackedAttention;
 pub use element::has_bf16_products;
 pub use elementwise::{
     RotaryTable, rms_norm, rms_norm_backward, rope, rope_backward, swiglu, swiglu_backward,
 };
 pub use flash::{Attended, AttentionSegment, FlashAttention};
-pub use head::token_logprobs;
 pub use loss::{Head, HeadGradient, TokenGradient, TokenLogProbs};
 pub use mmap::{Mmap, mmap};
-pub use pack::{PackedWeight, WeightType, linear};
+pub use pack::{PackedWeight, WeightType};
 pub use paged::{BLOCK, KvBlock, KvShape, PagedSegment, paged_attention};
 pub use projection::{LoraFactors, Projection, ProjectionGradient, Wanted};
 pub use simd::Level;

@@ -48,7 +48,7 @@ pub fn open(reference: &ModelRef, options: &OpenOptions) -> Result<Box<dyn Langu
 /// As [`open`]; a server is no model of this machine.
 pub fn open_local(reference: &ModelRef, options: &OpenOptions) -> Result<Local, LmError> {
     let (device, _) = device(options.device)?;
-    let load = LoadOptions { device, dtype: options.dtype, trainable: false };
+    let load = LoadOptions { device, dtype: options.dtype };
     // Every message says where: those about a tensor know no file.
     let unusable = |e: models::ModelError| {
         let (what, place) = (e.to_string(), reference.to_string());

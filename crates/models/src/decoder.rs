@@ -1,16 +1,15 @@
 //! The decoder: one forward pass for llama, mistral, qwen2, qwen3 and phi3, driven by [`DecoderConfig`].
 //!
-//! Inference runs over packed weights and a [`KvCache`], ragged rows side by side without padding. Training runs over
-//! dense variables and packed segments. Both go through the same blocks.
+//! It runs over packed weights and a [`KvCache`], ragged rows side by side without padding. Training has a decoder of its
+//! own, [`crate::TrainableDecoder`].
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result as Candle, Tensor, Var};
+use candle_core::{DType, Device, Result as Candle, Tensor};
 use kernels::{
-    BLOCK, KvShape, PackedAttention, PackedWeight, PagedSegment, RotaryTable, WeightType, paged_attention,
-    rms_norm, rope, swiglu,
+    Arithmetic, AttentionSegment, BLOCK, FlashAttention, KvShape, PackedWeight, PagedSegment, RotaryTable,
+    WeightType, paged_attention, rms_norm, rope, swiglu,
 };
 
 use crate::cache::{Keys, KvCache, RopeRegime, SequenceId};
@@ -25,8 +24,6 @@ pub struct DecoderOptions {
     pub device: Device,
     /// How weights are kept (arithmetic on the CPU is f32).
     pub dtype: DType,
-    /// Weights become variables with gradients (f32).
-    pub trainable: bool,
 }
 
 /// New tokens of one sequence.
@@ -60,7 +57,7 @@ impl Linear {
         match &self.weight {
             Matrix::Packed(w) => w.linear(x, self.bias.as_ref()),
             Matrix::Dense(w) => {
-                let y = kernels::linear(&x.to_dtype(w.dtype())?, w)?;
+                let y = x.to_dtype(w.dtype())?.matmul(&w.t()?)?;
                 match &self.bias {
                     Some(b) => y.broadcast_add(b)?.to_dtype(x.dtype()),
                     None => y.to_dtype(x.dtype()),
@@ -100,44 +97,25 @@ pub struct Decoder {
     head: Linear,
     frequencies: [Vec<f32>; 2],
     rope_scale: f64,
-    variables: BTreeMap<String, Var>,
 }
 
 /// Fetches, checks and places tensors while a decoder is built.
 struct Loader<'a> {
     source: &'a dyn WeightSource,
     options: &'a DecoderOptions,
-    variables: BTreeMap<String, Var>,
 }
 
 impl Loader<'_> {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        if let Some(variable) = self.variables.get(name) {
-            return Ok(variable.as_tensor().clone());
-        }
-        let tensor = fetch(self.source, name, shape)?;
-        if !self.options.trainable {
-            return Ok(tensor);
-        }
-        let variable = Var::from_tensor(&tensor.to_dtype(DType::F32)?.to_device(&self.options.device)?)?;
-        self.variables.insert(name.to_string(), variable.clone());
-        Ok(variable.as_tensor().clone())
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        fetch(self.source, name, shape)
     }
 
     /// A small tensor that is used as it is: norms and biases, f32 (on other devices the weights' type for biases).
-    fn vector(&mut self, name: &str, width: usize) -> Result<Tensor, ModelError> {
-        let t = self.tensor(name, &[width])?;
-        Ok(if self.options.trainable {
-            t
-        } else {
-            t.to_dtype(DType::F32)?.to_device(&self.options.device)?
-        })
+    fn vector(&self, name: &str, width: usize) -> Result<Tensor, ModelError> {
+        Ok(self.tensor(name, &[width])?.to_dtype(DType::F32)?.to_device(&self.options.device)?)
     }
 
     fn place(&self, weight: Tensor) -> Result<Matrix, ModelError> {
-        if self.options.trainable {
-            return Ok(Matrix::Dense(weight));
-        }
         if !self.options.device.is_cpu() {
             let weight = weight.to_dtype(self.options.dtype)?.to_device(&self.options.device)?;
             return Ok(Matrix::Dense(weight));
@@ -150,14 +128,14 @@ impl Loader<'_> {
         Ok(Matrix::Packed(PackedWeight::pack(&weight, kind)?))
     }
 
-    fn linear(&mut self, name: &str, out: usize, inputs: usize, bias: bool) -> Result<Linear, ModelError> {
+    fn linear(&self, name: &str, out: usize, inputs: usize, bias: bool) -> Result<Linear, ModelError> {
         let weight = self.tensor(&format!("{name}.weight"), &[out, inputs])?;
         self.linear_of(name, weight, 0..out, bias)
     }
 
     /// Rows of a fused projection.
     fn linear_of(
-        &mut self,
+        &self,
         name: &str,
         fused: Tensor,
         rows: Range<usize>,
@@ -168,7 +146,7 @@ impl Loader<'_> {
         let bias = if bias {
             let b = self.vector(&format!("{name}.bias"), out)?.narrow(0, rows.start, rows.len())?;
             let dtype = if self.options.device.is_cpu() { DType::F32 } else { self.options.dtype };
-            Some(if self.options.trainable { b } else { b.to_dtype(dtype)? })
+            Some(b.to_dtype(dtype)?)
         } else {
             None
         };
@@ -186,7 +164,7 @@ impl Decoder {
         source: &dyn WeightSource,
         options: &DecoderOptions,
     ) -> Result<Self, ModelError> {
-        let mut load = Loader { source, options, variables: BTreeMap::new() };
+        let load = Loader { source, options };
         let c = config;
         let (q, kv) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let mut layers = Vec::with_capacity(c.num_layers);
@@ -248,7 +226,6 @@ impl Decoder {
         let embedding = match (&head.weight, c.tie_word_embeddings) {
             (Matrix::Packed(_), true) => Embedding::Head,
             (Matrix::Dense(w), true) => Embedding::Rows(w.clone()),
-            _ if options.trainable => Embedding::Rows(rows),
             _ if on_cpu => Embedding::Rows(rows.to_dtype(options.dtype)?),
             _ => Embedding::Rows(rows.to_dtype(options.dtype)?.to_device(&options.device)?),
         };
@@ -262,7 +239,6 @@ impl Decoder {
             head,
             frequencies,
             rope_scale,
-            variables: load.variables,
         })
     }
 
@@ -274,11 +250,6 @@ impl Decoder {
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// Trainable weights by their Hugging Face name; empty unless loaded as trainable.
-    pub fn variables(&self) -> &BTreeMap<String, Var> {
-        &self.variables
     }
 
     /// The inverse frequencies of a regime, as used.
@@ -374,7 +345,7 @@ impl Decoder {
         rms_norm(&h, &self.norm, self.config.rms_norm_eps)
     }
 
-    /// Runs whole segments without a cache; each attends inside itself only. Differentiable if loaded as trainable.
+    /// Runs whole segments without a cache; each attends inside itself only.
     ///
     /// Returns `[sum of lengths, hidden]` after the final norm.
     ///
@@ -389,22 +360,23 @@ impl Decoder {
         rms_norm(&h, &self.norm, self.config.rms_norm_eps)
     }
 
-    fn packed(&self, segments: &[Vec<u32>]) -> (PackedAttention, RotaryTable, Vec<u32>) {
+    fn packed(&self, segments: &[Vec<u32>]) -> (FlashAttention, RotaryTable, Vec<u32>) {
         let mut ranges = Vec::with_capacity(segments.len());
         let mut rows = Vec::new();
         let mut ids = Vec::new();
         for segment in segments.iter().filter(|s| !s.is_empty()) {
-            ranges.push(ids.len()..ids.len() + segment.len());
+            ranges.push(AttentionSegment { rows: ids.len()..ids.len() + segment.len(), prefix: 0..0 });
             let frequencies = self.frequencies[self.rope_regime(segment.len()) as usize].as_slice();
             rows.extend((0..segment.len()).map(|p| (frequencies, p)));
             ids.extend_from_slice(segment);
         }
-        let attention = PackedAttention {
+        let attention = FlashAttention {
             heads: self.config.num_heads,
             kv_heads: self.config.num_kv_heads,
             head_dim: self.config.head_dim,
             window: None,
             segments: Arc::new(ranges),
+            arithmetic: Arithmetic::F32,
         };
         (attention, RotaryTable::new(rows, self.frequencies[0].len(), self.rope_scale), ids)
     }
@@ -413,11 +385,11 @@ impl Decoder {
         &self,
         i: usize,
         h: &Tensor,
-        attention: &PackedAttention,
+        attention: &FlashAttention,
         table: &RotaryTable,
     ) -> Candle<Tensor> {
-        let attention = PackedAttention { window: self.config.sliding_window[i], ..attention.clone() };
-        self.block(&self.layers[i], h, table, &mut |q, k, v| attention.forward(&q, &k, &v))
+        let attention = FlashAttention { window: self.config.sliding_window[i], ..attention.clone() };
+        self.block(&self.layers[i], h, table, &mut |q, k, v| Ok(attention.forward(&q, &k, &v)?.out))
     }
 
     /// One pre-norm block; `attend` receives rotated q, k and v, `[tokens, heads · head_dim]`.
@@ -550,14 +522,6 @@ impl Decoder {
     /// If the width is wrong.
     pub fn logits(&self, hidden: &Tensor) -> Candle<Tensor> {
         self.head.forward(hidden)
-    }
-
-    /// The head's weight `[vocabulary, hidden]` of a trainable decoder.
-    pub fn head_weight(&self) -> Option<&Tensor> {
-        match &self.head.weight {
-            Matrix::Dense(w) => Some(w),
-            Matrix::Packed(_) => None,
-        }
     }
 
     /// Bytes of the weights as they are kept.

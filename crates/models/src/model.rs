@@ -84,13 +84,11 @@ pub struct LoadOptions {
     pub device: Device,
     /// How weights are kept; `None` takes f32 on the CPU and bf16 elsewhere.
     pub dtype: Option<DType>,
-    /// Weights become variables.
-    pub trainable: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: None, trainable: false }
+        Self { device: Device::Cpu, dtype: None }
     }
 }
 
@@ -215,8 +213,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         parts.check()?;
         let dtype = options.dtype.unwrap_or(if options.device.is_cpu() { DType::F32 } else { DType::BF16 });
-        let decoder_options =
-            DecoderOptions { device: options.device.clone(), dtype, trainable: options.trainable };
+        let decoder_options = DecoderOptions { device: options.device.clone(), dtype };
         let decoder = Decoder::load(&parts.config, weights, &decoder_options)?;
         parts.model(decoder, sha256, path)
     }

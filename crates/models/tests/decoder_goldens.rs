@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use models::{
-    Decoder, DecoderOptions, KvCache, RopeRegime, SafetensorsFolder, Segment, SequenceId, Step, parse_config,
+    Decoder, DecoderOptions, Gradients, Keep, KvCache, LoraSettings, PackedBatch, RopeRegime,
+    SafetensorsFolder, Segment, SequenceId, Step, Train, TrainableDecoder, TrainableOptions, linear_modules,
+    parse_config,
 };
 use serde_json::Value;
 
@@ -39,7 +41,6 @@ fn goldens() -> Option<PathBuf> {
 }
 
 struct Case {
-    name: &'static str,
     decoder: Decoder,
     golden: Value,
     tensors: HashMap<String, Tensor>,
@@ -50,11 +51,11 @@ fn load(folder: &Path, name: &'static str, config: &str) -> Case {
     let path = folder.join(config);
     let config =
         parse_config(&serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap(), &path).unwrap();
-    let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: false };
+    let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32 };
     let decoder = Decoder::load(&config, &SafetensorsFolder::open(&folder).unwrap(), &options).unwrap();
     let golden = serde_json::from_slice(&std::fs::read(folder.join("golden.json")).unwrap()).unwrap();
     let tensors = candle_core::safetensors::load(folder.join("golden.safetensors"), &Device::Cpu).unwrap();
-    Case { name, decoder, golden, tensors }
+    Case { decoder, golden, tensors }
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -141,7 +142,7 @@ fn bf16_and_f16_come_near() {
     for name in CHECKPOINTS {
         let case = load(&folder, name, "config.json");
         for (dtype, most) in [(DType::BF16, 0.4), (DType::F16, 0.05)] {
-            let options = DecoderOptions { device: Device::Cpu, dtype, trainable: false };
+            let options = DecoderOptions { device: Device::Cpu, dtype };
             let source = SafetensorsFolder::open(&folder.join(name)).unwrap();
             let decoder = Decoder::load(case.decoder.config(), &source, &options).unwrap();
             for prompt in ["p7", "p33", "p96"] {
@@ -259,31 +260,98 @@ fn the_cache_grows_by_blocks_and_forks_share_them() {
 }
 
 #[test]
-fn the_differentiable_pass_gives_the_same_logits_and_gradients_reach_every_weight() {
+fn every_architecture_trains_what_it_runs() {
     let Some(folder) = goldens() else { return };
     for name in CHECKPOINTS {
         let case = load(&folder, name, "config.json");
-        let path = folder.join(name);
-        let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: true };
-        let decoder =
-            Decoder::load(case.decoder.config(), &SafetensorsFolder::open(&path).unwrap(), &options).unwrap();
+        let source = SafetensorsFolder::open(&folder.join(name)).unwrap();
+        let load = |train: Train| {
+            let options =
+                TrainableOptions { device: Device::Cpu, arithmetic: kernels::Arithmetic::F32, train };
+            TrainableDecoder::load(case.decoder.config(), &source, options).unwrap()
+        };
+        let decoder = load(Train::All);
         let prompts: Vec<Vec<u32>> =
             ["p33", "p7"].iter().map(|p| ids(&case.golden["prompts"][*p]["ids"])).collect();
-        let hidden = decoder.forward_packed(&prompts).unwrap();
-        let packed: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
+        let mut batch = PackedBatch::default();
+        prompts.iter().for_each(|p| drop(batch.push(p)));
+        // Of the same tokens: what inference says of each, and what training says of them.
         let mut cache = case.decoder.cache();
         let rows: Vec<(SequenceId, &[u32])> =
             prompts.iter().map(|p| (start(&case.decoder, &mut cache, p.len()), p.as_slice())).collect();
-        let d = distance(&packed.concat(), &step(&case.decoder, &mut cache, &rows).concat());
-        assert!(d < 1e-4, "{name}: {d}");
-
+        let logits = step(&case.decoder, &mut cache, &rows);
         let targets: Vec<u32> = prompts.concat();
-        let weight = decoder.head_weight().unwrap();
-        let loss =
-            kernels::token_logprobs(&hidden, weight, &targets).unwrap().sum_all().unwrap().neg().unwrap();
-        let gradients = loss.backward().unwrap();
-        for (parameter, variable) in decoder.variables() {
-            assert!(gradients.get(variable).is_some(), "{name} {}: no gradient for {parameter}", case.name);
+        let expected: Vec<f32> = logits
+            .iter()
+            .zip(&targets)
+            .map(|(row, &t)| {
+                let largest = row.iter().copied().fold(f32::MIN, f32::max);
+                row[t as usize] - largest - row.iter().map(|z| (z - largest).exp()).sum::<f32>().ln()
+            })
+            .collect();
+        let logprobs = |decoder: &TrainableDecoder, batch: &PackedBatch| -> Vec<f32> {
+            let pass = decoder.forward(batch, true, Keep::Nothing).unwrap();
+            let tokens = decoder.head(false).forward(&pass.hidden, &batch.ids).unwrap();
+            tokens.iter().map(|t| t.target).collect()
+        };
+        let d = distance(&logprobs(&decoder, &batch), &expected);
+        assert!(d < 1e-4, "{name}: {d}");
+        // A prompt computed once for its answers changes nothing.
+        let (prompt, answer) = prompts[0].split_at(20);
+        let mut shared = PackedBatch::default();
+        let rows = shared.push_prompt(prompt, prompts[0].len());
+        shared.push_answer(rows.clone(), answer);
+        shared.push_answer(rows, &answer[..5]);
+        let found = logprobs(&decoder, &shared);
+        assert!(distance(&found[..prompts[0].len()], &expected[..prompts[0].len()]) < 1e-4, "{name}");
+        assert!(distance(&found[prompts[0].len()..], &expected[20..25]) < 1e-4, "{name}");
+
+        // Along its own gradient every weight changes the loss as the gradient says, with and without recomputation.
+        let loss = |decoder: &TrainableDecoder| -> f64 {
+            -logprobs(decoder, &batch).iter().map(|l| f64::from(*l)).sum::<f64>()
+        };
+        let gradients = |decoder: &TrainableDecoder, whole: usize| -> Gradients {
+            let mut gradients = Gradients::default();
+            let pass = decoder.forward(&batch, true, Keep::Inputs { whole }).unwrap();
+            let each =
+                |_: usize, _: &kernels::TokenLogProbs| kernels::TokenGradient { target: -1.0, mean: 0.0 };
+            let weight = decoder.head_variable().map(|(name, n)| gradients.entry(name, n));
+            let head = decoder.head(false).backward(&pass.hidden, &batch.ids, &each, weight).unwrap();
+            decoder.backward(&batch, pass, &head.hidden, &mut gradients).unwrap();
+            gradients
+        };
+        let lora = LoraSettings {
+            r: 4,
+            alpha: 8.0,
+            use_rslora: false,
+            target_modules: linear_modules(case.decoder.config()).iter().map(|m| (*m).into()).collect(),
+        };
+        for decoder in [decoder, load(Train::Lora(lora, 7))] {
+            let made = gradients(&decoder, 0);
+            assert_eq!(made, gradients(&decoder, 1), "{name}: recomputation changes a gradient");
+            assert_eq!(made.sums.len(), decoder.variables().len(), "{name}");
+            for (parameter, variable) in decoder.variables() {
+                let gradient = &made.sums[parameter];
+                let squares: f64 = gradient.iter().map(|g| f64::from(*g).powi(2)).sum();
+                // B is zero at the start: no gradient reaches A.
+                if squares < 1e-8 {
+                    assert!(
+                        parameter.contains("lora_A") || parameter.contains("k_proj.bias"),
+                        "{name} {parameter}"
+                    );
+                    continue;
+                }
+                let before = variable.as_tensor().copy().unwrap();
+                let direction = Tensor::from_vec(gradient.clone(), variable.shape(), &Device::Cpu).unwrap();
+                let by = 0.02 / squares;
+                let moved = |by: f64| {
+                    variable.set(&(&before + (&direction * by).unwrap()).unwrap()).unwrap();
+                    loss(&decoder)
+                };
+                let slope = (moved(by) - moved(-by)) / (2.0 * by);
+                variable.set(&before).unwrap();
+                assert!((slope / squares - 1.0).abs() < 0.03, "{name} {parameter}: {slope} for {squares}");
+            }
         }
     }
 }

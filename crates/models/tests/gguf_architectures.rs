@@ -161,7 +161,7 @@ fn converted_checkpoints_give_the_logits_of_their_folders() {
         let config = parse_config(&json_of(&path), &path).unwrap();
         let source = SafetensorsFolder::open(&folder).unwrap();
         let gguf = convert(&config, &source);
-        let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32, trainable: false };
+        let options = DecoderOptions { device: Device::Cpu, dtype: DType::F32 };
         let ours = Decoder::load(&config, &source, &options).unwrap();
         let theirs = Decoder::load(&gguf.config().unwrap(), &gguf, &options).unwrap();
         let golden = json_of(&folder.join("golden.json"));

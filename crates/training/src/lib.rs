@@ -16,9 +16,9 @@ mod folder;
 pub mod games;
 pub mod handoff;
 mod heads;
+mod memory;
 mod merge;
 pub mod mini;
-mod memory;
 mod network;
 pub mod ngram;
 pub mod objectives;
@@ -36,9 +36,9 @@ pub use data::sha256 as data_sha256;
 pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order};
 pub use error::TrainError;
 pub use estimate::Estimate as Plan;
-pub use memory::Memory;
 pub use evaluation::{Evaluation, evaluate};
 pub use folder::{Companions, Described};
+pub use memory::Memory;
 pub use merge::{Merged, merge};
 pub use recipe::{
     Data, Degree, Dtype, FollowingReference, GateName, Kind, Lora, LossOn, Objective, Optimizer, Overlong,

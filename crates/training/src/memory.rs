@@ -90,14 +90,16 @@ impl Memory {
         let source = ModelSource::parse(&recipe.model);
         let keep = arithmetic(recipe.dtype);
         let element = if keep == Arithmetic::Bf16 { 2 } else { 4 };
-        let full = recipe.lora.is_none() && !matches!(&recipe.objective, Objective::Reward(o) if o.freeze_trunk);
+        let full =
+            recipe.lora.is_none() && !matches!(&recipe.objective, Objective::Reward(o) if o.freeze_trunk);
         let mut frozen = if full { 0 } else { frozen_bytes(&source, c, keep)? };
         let (mut reference, mut prompt_too) = (false, false);
         if let Objective::Preference(settings) = &recipe.objective {
             let needs = crate::objectives::Objective::new(settings).map_err(TrainError::Recipe)?.needs();
             (reference, prompt_too) = (needs.reference, needs.prompt);
         }
-        let switch = recipe.lora.as_ref().is_some_and(|l| l.init.is_none()) && recipe.reference_model.is_none();
+        let switch =
+            recipe.lora.as_ref().is_some_and(|l| l.init.is_none()) && recipe.reference_model.is_none();
         if reference && !switch {
             let own = ModelSource::parse(recipe.reference_model.as_ref().unwrap_or(&recipe.model));
             frozen += frozen_bytes(&own, c, keep)?;
@@ -119,7 +121,8 @@ impl Memory {
             + if again == 0 {
                 inputs + (whole - 1) * saved + middle
             } else {
-                (inputs / c.num_layers * again + middle).max(inputs + whole.saturating_sub(1) * saved + middle)
+                (inputs / c.num_layers * again + middle)
+                    .max(inputs + whole.saturating_sub(1) * saved + middle)
             };
         let head_rows = 4 * 3 * c.hidden_size * predicted;
         let at_head = Head::rows_at_once(c.vocab_size).min(predicted.max(12));

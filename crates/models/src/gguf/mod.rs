@@ -267,7 +267,8 @@ impl WeightSource for Gguf {
 
     fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
         let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
-        let (Some(info), Some(format)) = (self.content.tensor_infos.get(stored), self.block_format(name)) else {
+        let (Some(info), Some(format)) = (self.content.tensor_infos.get(stored), self.block_format(name))
+        else {
             return Ok(None);
         };
         let &[rows, columns] = info.shape.dims() else { return Ok(None) };

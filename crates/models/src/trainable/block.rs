@@ -1,6 +1,6 @@
 //! One pre-norm block, forward and backward.
 
-use candle_core::{Result as Candle, Tensor, Var};
+use candle_core::{Result as Candle, Tensor};
 use kernels::{
     Arithmetic, Attended, FlashAttention, LoraFactors, Projection, RotaryTable, Wanted, Weight, rms_norm,
     rms_norm_backward, rope, rope_backward, swiglu, swiglu_backward,
@@ -15,7 +15,7 @@ pub(super) struct Map {
     pub(super) weight: Weight,
     pub(super) bias: Option<Tensor>,
     /// A, B and their factor.
-    pub(super) lora: Option<(Var, Var, f64)>,
+    pub(super) lora: Option<(Tensor, Tensor, f64)>,
 }
 
 pub(super) struct Layer {
@@ -66,7 +66,7 @@ impl Map {
         Projection {
             weight: &self.weight,
             bias: self.bias.as_ref(),
-            lora: lora.map(|(a, b, scale)| LoraFactors { a: a.as_tensor(), b: b.as_tensor(), scale: *scale }),
+            lora: lora.map(|(a, b, scale)| LoraFactors { a, b, scale: *scale }),
             arithmetic,
         }
     }

@@ -47,15 +47,17 @@ impl Loader<'_> {
     /// A variable of this name if everything moves, else the tensor.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         if let Some(variable) = self.variables.get(name) {
-            return Ok(variable.as_tensor().clone());
+            return Ok(variable.as_detached_tensor());
         }
         let tensor = fetch(self.source, name, shape)?.to_dtype(DType::F32)?.to_device(self.device)?;
         if !self.full {
             return Ok(tensor);
         }
         let variable = Var::from_tensor(&tensor)?;
-        self.variables.insert(name.to_string(), variable.clone());
-        Ok(variable.as_tensor().clone())
+        // Detached, it shares the variable's storage and no graph grows on it.
+        let tensor = variable.as_detached_tensor();
+        self.variables.insert(name.to_string(), variable);
+        Ok(tensor)
     }
 
     /// A matrix, packed or as quantised as it is stored if it is frozen.
@@ -240,11 +242,12 @@ fn add_lora(
         }
         unused.retain(|t| *t != last);
         let (outputs, inputs) = (map.weight.outputs(), map.weight.inputs());
-        let mut make = |which: char, rows: Range<usize>, columns: usize| -> Result<Var, ModelError> {
+        let mut make = |which: char, rows: Range<usize>, columns: usize| -> Result<Tensor, ModelError> {
             let name = factor(&map.module, which);
             let variable = Var::from_tensor(&start(&name, (rows.end, columns), which)?.to_device(device)?)?;
-            variables.insert(name, variable.clone());
-            Ok(variable)
+            let tensor = variable.as_detached_tensor();
+            variables.insert(name, variable);
+            Ok(tensor)
         };
         let a = make('A', 0..settings.r, inputs)?;
         let b = make('B', 0..outputs, settings.r)?;

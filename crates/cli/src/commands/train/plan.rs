@@ -10,7 +10,8 @@ use crate::commands::doctor::memory;
 pub fn shown(recipe: &Recipe, plan: &Plan, format: Format) -> String {
     if format == Format::Json {
         let available = memory().1;
-        return json!({"schema": "cycle.plan/1", "recipe": recipe, "plan": plan, "available": available}).to_string();
+        return json!({"schema": "cycle.plan/1", "recipe": recipe, "plan": plan, "available": available})
+            .to_string();
     }
     let adapter = match (&recipe.lora, plan.frozen) {
         (Some(lora), _) if lora.init.is_some() => " (an adapter that goes on)".to_string(),
@@ -56,7 +57,10 @@ fn needed(recipe: &Recipe, plan: &Plan) -> String {
     let Some(available) = memory().1.map(|b| b as usize) else { return text };
     if m.peak <= available {
         let more = (available - m.peak) / m.per_token.max(1);
-        text += &format!(";\n             {} are free: about {more} more tokens a micro-batch would fit", gb(available));
+        text += &format!(
+            ";\n             {} are free: about {more} more tokens a micro-batch would fit",
+            gb(available)
+        );
         return text;
     }
     let fixed = m.peak.saturating_sub(m.activations);
