@@ -8,7 +8,7 @@ use crate::error::TrainError;
 use crate::memory::Memory;
 use crate::network::targets;
 use crate::recipe::{GateName, Lora, Objective, Recipe, RewardName};
-use crate::trainer::{reading, rows};
+use crate::rows::{reading, rows};
 
 /// The size of a training.
 #[derive(Debug, Clone, PartialEq, Serialize)]

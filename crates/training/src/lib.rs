@@ -29,6 +29,7 @@ mod recipe;
 pub mod recipes;
 mod reference;
 pub mod rewards;
+mod rows;
 mod schedule;
 mod trainer;
 

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::data::Row;
 use crate::error::TrainError;
+use crate::network::Network;
+use crate::recipe::Recipe;
 
 /// Per-token log-probabilities of a row's answers, by the row's number.
 #[derive(Debug, Default)]
@@ -20,6 +23,29 @@ pub(crate) struct ReferenceCache {
 }
 
 impl ReferenceCache {
+    /// The cache of a training: none where the reference moves or is not needed. Its name says which weights looked at which
+    /// ids, so an edited chat template is another training file. Beside the checkpoints if no folder is given.
+    pub(crate) fn of(recipe: &Recipe, network: &Network, train: &[Row], folder: Option<&Path>) -> Self {
+        if network.reference().is_none() || recipe.reference.is_some() {
+            return Self::default();
+        }
+        let beside = recipe.out.join("cache");
+        let mut ids = Sha256::new();
+        for row in train {
+            ids.update((row.number() as u64).to_le_bytes());
+            for part in row.parts() {
+                ids.update((part.len() as u64).to_le_bytes());
+                part.iter().for_each(|id| ids.update(id.to_le_bytes()));
+            }
+        }
+        let ids: String = ids.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let dtype = format!("{:?}", recipe.dtype);
+        Self::open(
+            folder.unwrap_or(&beside),
+            &[&network.reference_sha256, &network.model.sha256, &dtype, &ids],
+        )
+    }
+
     /// The cache for what `parts` name (hashes of model and data, settings that change a number); rows of an earlier run
     /// are read back.
     pub(crate) fn open(folder: &Path, parts: &[&str]) -> Self {

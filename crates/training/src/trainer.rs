@@ -8,21 +8,20 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use fs4::FileExt;
-use models::{ChatTemplate, Gradients, Tokenizer};
+use models::Gradients;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, Position};
 use crate::curves;
-use crate::data::{self, Reading, Row, RowKind, Rows};
+use crate::data::{self, Row};
 use crate::error::TrainError;
 use crate::evaluation::Evaluation;
 use crate::network::{Network, Reference};
-use crate::objectives::Objective as Preference;
 use crate::pass::{self, Degradation, Loss, Micro, Outcome};
-use crate::recipe::{LossOn, Objective, Recipe, RewardName};
+use crate::recipe::{Objective, Recipe};
 use crate::reference::ReferenceCache;
+use crate::rows::read;
 use crate::schedule::learning_rate;
 
 /// What a training is told and asked while it runs.
@@ -113,7 +112,7 @@ impl Trainer {
                 None => watch.note("no checkpoint yet: starting at step 0"),
             }
         }
-        let cache = open_cache(&recipe, &network, &train, start);
+        let cache = ReferenceCache::of(&recipe, &network, &train, start.cache.as_deref());
         let degradation = recipe.degree.as_ref().map(|d| {
             let eos = network.model.eos.first().copied();
             Arc::new(Degradation::new(d, recipe.seed, &network.model.tokenizer, eos))
@@ -472,102 +471,4 @@ impl Trainer {
 
 fn is_head(name: &str) -> bool {
     ["score.weight", "value_head.weight", "prompt_head.weight", "degree_head.weight"].contains(&name)
-}
-
-/// The kind of rows that an objective wants.
-fn row_kind(objective: &Objective) -> Result<RowKind, TrainError> {
-    Ok(match objective {
-        Objective::Sft(_) => RowKind::Text,
-        Objective::Reward(o) if o.name == RewardName::Regression => RowKind::Score,
-        Objective::Reward(_) => RowKind::Pair,
-        Objective::Preference(settings) => {
-            let needs = Preference::new(settings).map_err(TrainError::Recipe)?.needs();
-            if needs.pairs { RowKind::Pair } else { RowKind::Label }
-        }
-    })
-}
-
-/// How a recipe's rows become ids under a model of this tokenizer and template.
-pub(crate) fn reading<'a>(
-    recipe: &Recipe,
-    tokenizer: &'a Tokenizer,
-    chat: &'a ChatTemplate,
-    eos: Option<u32>,
-    context: usize,
-) -> Result<Reading<'a>, TrainError> {
-    let loss_on = match &recipe.objective {
-        Objective::Sft(o) => o.loss_on,
-        _ => LossOn::Completion,
-    };
-    Ok(Reading {
-        tokenizer,
-        chat,
-        eos,
-        kind: row_kind(&recipe.objective)?,
-        loss_on,
-        max_length: recipe.data.max_length.min(context),
-        overlong: recipe.data.overlong,
-    })
-}
-
-/// Training and held-out rows, all of whose tokens the vocabulary has.
-pub(crate) fn rows(
-    recipe: &Recipe,
-    reading: &Reading<'_>,
-    vocabulary: usize,
-) -> Result<(Rows, Rows), TrainError> {
-    let read = |path: &PathBuf| {
-        let rows = reading.file(path)?;
-        let odd = rows.rows.iter().find_map(|r| Some((r.number(), r.outside(vocabulary)?)));
-        match odd {
-            Some((row, id)) => {
-                let what = format!("token {id}, but the model has a vocabulary of {vocabulary}");
-                Err(TrainError::Data { path: path.clone(), row, what })
-            }
-            None => Ok(rows),
-        }
-    };
-    let eval = recipe.data.eval.as_ref().map(read).transpose()?.unwrap_or_default();
-    Ok((read(&recipe.data.train)?, eval))
-}
-
-/// Training and held-out rows.
-fn read(
-    recipe: &Recipe,
-    network: &Network,
-    watch: &mut dyn Watch,
-) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
-    let model = &network.model;
-    let eos = model.eos.first().copied();
-    let reading = reading(recipe, &model.tokenizer, &model.chat, eos, model.context())?;
-    let (train, eval) = rows(recipe, &reading, model.decoder.config().vocab_size)?;
-    if train.overlong > 0 {
-        watch.note(&format!(
-            "{} of {} rows were longer than {} tokens",
-            train.overlong,
-            train.rows.len(),
-            reading.max_length
-        ));
-    }
-    Ok((train.rows, eval.rows))
-}
-
-/// The cache of reference log-probabilities: none where the reference moves or is not needed. Its name says which weights
-/// looked at which ids: an edited chat template is another training file.
-fn open_cache(recipe: &Recipe, network: &Network, train: &[Row], start: &Start) -> ReferenceCache {
-    if network.reference().is_none() || recipe.reference.is_some() {
-        return ReferenceCache::default();
-    }
-    let folder = start.cache.clone().unwrap_or_else(|| recipe.out.join("cache"));
-    let mut ids = Sha256::new();
-    for row in train {
-        ids.update((row.number() as u64).to_le_bytes());
-        for part in row.parts() {
-            ids.update((part.len() as u64).to_le_bytes());
-            part.iter().for_each(|id| ids.update(id.to_le_bytes()));
-        }
-    }
-    let ids: String = ids.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    let dtype = format!("{:?}", recipe.dtype);
-    ReferenceCache::open(&folder, &[&network.reference_sha256, &network.model.sha256, &dtype, &ids])
 }

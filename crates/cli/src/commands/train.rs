@@ -50,6 +50,9 @@ fn local(context: &Context, recipe: Recipe, args: &TrainArgs) -> Result<Outcome,
     // The output folder is locked from here on: only its owner may touch the run's row.
     let mut trainer = Trainer::new(recipe.clone(), &start, &mut watch).map_err(|e| advise(e, args))?;
     let origin = finished::Origin::of(&recipe)?;
+    if recipe.lora.is_some() && models::ModelSource::parse(&recipe.model).adapter.is_some() {
+        context.note("final/ will be an adapter over the model with its first adapter: `cycle models merge` that one first");
+    }
     let id = store.start_run("train", &config, false)?;
     store.put_stage(&id, "start", &origin.stage().to_string())?;
     let result = trainer.run(&mut watch).map_err(|e| advise(e, args));
