@@ -14,6 +14,7 @@ mod evaluation;
 mod folder;
 pub mod games;
 mod heads;
+pub mod miniatures;
 mod network;
 pub mod ngram;
 pub mod objectives;

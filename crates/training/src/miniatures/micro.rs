@@ -1,0 +1,166 @@
+//! Micro checkpoints made by seed, and what a trained one says, read back from its folder.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use models::{
+    Architecture, DecoderConfig, LoadOptions, Model, ModelSource, Rope, RopeScaling, SafetensorsFolder,
+    Tokenizer, WeightSource,
+};
+use serde_json::json;
+
+use crate::checkpoint::write_tensors;
+use crate::error::TrainError;
+use crate::folder::Companions;
+use crate::heads::normal;
+
+/// Size of a micro decoder of the llama family.
+#[derive(Debug, Clone)]
+pub(super) struct Micro {
+    /// Words, by id. The first one ends a text if [`Micro::ends`].
+    pub(super) words: Vec<String>,
+    /// Whether there is an end of text; without one every id is a word.
+    pub(super) ends: bool,
+    pub(super) hidden: usize,
+    pub(super) layers: usize,
+    pub(super) context: usize,
+    /// Deviation of the head's weights: how far the start is from uniform.
+    pub(super) head: f64,
+}
+
+impl Micro {
+    /// A vocabulary of ids alone, named `w0`, `w1`, …
+    pub(super) fn of_ids(count: usize, hidden: usize, layers: usize, context: usize) -> Self {
+        let words = (0..count).map(|i| format!("w{i}")).collect();
+        Self { words, ends: false, hidden, layers, context, head: 0.02 }
+    }
+
+    fn config(&self) -> DecoderConfig {
+        let (heads, head_dim) = (2, self.hidden / 2);
+        DecoderConfig {
+            architecture: Architecture::Llama,
+            vocab_size: self.words.len(),
+            hidden_size: self.hidden,
+            intermediate_size: 2 * self.hidden,
+            num_layers: self.layers,
+            num_heads: heads,
+            num_kv_heads: heads,
+            head_dim,
+            rms_norm_eps: 1e-5,
+            rope: Rope { theta: 10_000.0, rotary_dim: head_dim, scaling: RopeScaling::None },
+            max_position_embeddings: self.context,
+            sliding_window: vec![None; self.layers],
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            tie_word_embeddings: false,
+        }
+    }
+
+    /// Writes a whole checkpoint folder: weights N(0, 1/inputs), embeddings N(0, 0.1²), the head as asked.
+    pub(super) fn write(&self, folder: &Path, seed: u64) -> Result<(), TrainError> {
+        fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
+        let vocabulary: HashMap<&str, usize> =
+            self.words.iter().enumerate().map(|(id, word)| (word.as_str(), id)).collect();
+        let added = self.words.first().filter(|_| self.ends).map(|word| {
+            json!({"id": 0, "content": word, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true})
+        });
+        let tokenizer = json!({"version": "1.0", "truncation": null, "padding": null,
+            "added_tokens": added.into_iter().collect::<Vec<_>>(), "normalizer": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": self.words.last()}});
+        let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes())?;
+        let config = self.config();
+        let eos: &[u32] = if self.ends { &[0] } else { &[] };
+        let chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}";
+        Companions { config: &config, tokenizer: &tokenizer, chat_template, bos: None, eos }.write(folder)?;
+        write_tensors(&folder.join("model.safetensors"), &self.tensors(seed)?)
+    }
+
+    fn tensors(&self, seed: u64) -> Result<HashMap<String, Tensor>, TrainError> {
+        let (h, wide, words) = (self.hidden, 2 * self.hidden, self.words.len());
+        let mut shapes: Vec<(String, [usize; 2], f64)> = vec![
+            ("model.embed_tokens.weight".into(), [words, h], 0.1),
+            ("lm_head.weight".into(), [words, h], self.head),
+        ];
+        let mut norms = vec!["model.norm.weight".to_string()];
+        for layer in 0..self.layers {
+            let name = |module: &str| format!("model.layers.{layer}.{module}.weight");
+            let scale = |inputs: usize| 1.0 / (inputs as f64).sqrt();
+            for module in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"] {
+                shapes.push((name(module), [h, h], scale(h)));
+            }
+            shapes.push((name("mlp.gate_proj"), [wide, h], scale(h)));
+            shapes.push((name("mlp.up_proj"), [wide, h], scale(h)));
+            shapes.push((name("mlp.down_proj"), [h, wide], scale(wide)));
+            norms.extend([name("input_layernorm"), name("post_attention_layernorm")]);
+        }
+        let mut tensors = HashMap::new();
+        for (name, shape, deviation) in shapes {
+            let values = normal(seed, &name, shape[0] * shape[1], deviation);
+            tensors.insert(name, Tensor::from_vec(values, (shape[0], shape[1]), &Device::Cpu)?);
+        }
+        for name in norms {
+            tensors.insert(name, Tensor::from_vec(vec![1f32; h], h, &Device::Cpu)?);
+        }
+        Ok(tensors)
+    }
+}
+
+/// A checkpoint as whoever uses it meets it.
+pub(super) struct Reader {
+    model: Model,
+    head: Option<Vec<Vec<f32>>>,
+}
+
+impl Reader {
+    /// Loads a folder, with the reward head that it may hold.
+    pub(super) fn open(folder: &Path) -> Result<Self, TrainError> {
+        let source = ModelSource { path: folder.into(), adapter: None };
+        let model = Model::load(&source, &LoadOptions::default())?;
+        let weights = SafetensorsFolder::open(folder)?;
+        let head = ["value_head.weight", "score.weight"].iter().find_map(|name| weights.tensor(name).ok());
+        let head = head.map(|h| h.to_vec2::<f32>()).transpose()?;
+        Ok(Self { model, head })
+    }
+
+    /// Hidden states of the last tokens, `[sequences, hidden]`.
+    fn last(&self, sequences: &[Vec<u32>]) -> Result<Tensor, TrainError> {
+        let hidden = self.model.decoder.forward_packed(sequences)?.detach();
+        let mut end = 0;
+        let index: Vec<u32> = sequences
+            .iter()
+            .map(|s| {
+                end += s.len();
+                end as u32 - 1
+            })
+            .collect();
+        Ok(hidden.index_select(&Tensor::new(index.as_slice(), hidden.device())?, 0)?)
+    }
+
+    /// log p of every word after each sequence, `[sequences][vocabulary]`, in nats.
+    pub(super) fn next(&self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, TrainError> {
+        let logits = self.model.decoder.logits(&self.last(sequences)?)?.to_vec2::<f32>()?;
+        Ok(logits.iter().map(|row| log_softmax(row)).collect())
+    }
+
+    /// What the reward head says at the end of each sequence, `[sequences][outputs]`.
+    pub(super) fn values(&self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, TrainError> {
+        let Some(head) = &self.head else {
+            return Err(TrainError::Recipe("the checkpoint has no reward head".into()));
+        };
+        let states = self.last(sequences)?.to_vec2::<f32>()?;
+        let dot = |w: &[f32], s: &[f32]| w.iter().zip(s).map(|(w, s)| f64::from(*w) * f64::from(*s)).sum();
+        Ok(states.iter().map(|s| head.iter().map(|w| dot(w, s)).collect()).collect())
+    }
+}
+
+fn log_softmax(row: &[f32]) -> Vec<f64> {
+    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total = row.iter().map(|l| f64::from(l - largest).exp()).sum::<f64>().ln();
+    row.iter().map(|l| f64::from(l - largest) - total).collect()
+}
