@@ -11,6 +11,7 @@ use models::{
 };
 use serde_json::json;
 
+use super::runs::Random;
 use crate::checkpoint::write_tensors;
 use crate::error::TrainError;
 use crate::folder::Companions;
@@ -146,6 +147,62 @@ impl Reader {
     pub(super) fn next(&self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f64>>, TrainError> {
         let logits = self.model.decoder.logits(&self.last(sequences)?)?.to_vec2::<f32>()?;
         Ok(logits.iter().map(|row| log_softmax(row)).collect())
+    }
+
+    /// log p of every token of an answer after its prompt, `[rows][answer tokens]`, in nats.
+    pub(super) fn answers(&self, rows: &[(Vec<u32>, Vec<u32>)]) -> Result<Vec<Vec<f64>>, TrainError> {
+        let mut all = Vec::with_capacity(rows.len());
+        // Logits of some thousand positions are held at once.
+        for rows in rows.chunks(64) {
+            let whole: Vec<Vec<u32>> = rows.iter().map(|(p, a)| [p.as_slice(), a].concat()).collect();
+            let hidden = self.model.decoder.forward_packed(&whole)?.detach();
+            let logits = self.model.decoder.logits(&hidden)?.to_vec2::<f32>()?;
+            let mut first = 0;
+            for (prompt, answer) in rows {
+                let at = |t: usize| first + prompt.len() + t - 1;
+                all.push(
+                    answer
+                        .iter()
+                        .enumerate()
+                        .map(|(t, id)| log_softmax(&logits[at(t)])[*id as usize])
+                        .collect(),
+                );
+                first += prompt.len() + answer.len();
+            }
+        }
+        Ok(all)
+    }
+
+    /// Continues each prompt by draws from the model at temperature 1 until the end of text (id 0, kept) or `most` tokens.
+    pub(super) fn sample(
+        &self,
+        prompts: &[Vec<u32>],
+        most: usize,
+        random: &mut Random,
+    ) -> Result<Vec<Vec<u32>>, TrainError> {
+        let mut answers: Vec<Vec<u32>> = prompts.iter().map(|_| Vec::new()).collect();
+        for _ in 0..most {
+            let open: Vec<usize> = (0..prompts.len()).filter(|&i| answers[i].last() != Some(&0)).collect();
+            if open.is_empty() {
+                break;
+            }
+            let texts: Vec<Vec<u32>> =
+                open.iter().map(|&i| [prompts[i].as_slice(), &answers[i]].concat()).collect();
+            for (&i, logs) in open.iter().zip(self.next(&texts)?) {
+                let mut left = random.uniform();
+                let drawn = logs.iter().position(|l| {
+                    left -= l.exp();
+                    left < 0.0
+                });
+                answers[i].push(drawn.unwrap_or(logs.len() - 1) as u32);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Ids of a text.
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u32>, TrainError> {
+        Ok(self.model.tokenizer.encode(text)?)
     }
 
     /// What the reward head says at the end of each sequence, `[sequences][outputs]`.

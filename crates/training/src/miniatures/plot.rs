@@ -104,7 +104,9 @@ fn draw(out: &mut String, x: f64, y: f64, panel: &Panel) {
     };
     let points = || curves.iter().flat_map(|c| &c.points);
     let fold = |values: &mut dyn Iterator<Item = f64>| {
-        values.filter(|v| v.is_finite()).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)))
+        values
+            .filter(|v| v.is_finite())
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), v| (a.min(v), b.max(v)))
     };
     let widen = |(a, b): (f64, f64)| if b > a { (a, b) } else { (a - 0.5, a + 0.5) };
     let (x0, x1) = match dots {

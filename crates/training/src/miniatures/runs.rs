@@ -17,7 +17,8 @@ pub(super) struct Random(u64);
 
 impl Random {
     pub(super) fn new(seed: u64, stream: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
+        let mut random =
+            Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
         random.bits();
         random
     }
@@ -106,7 +107,9 @@ pub(super) fn each_seed<T: Send>(
         for _ in 0..rayon::current_num_threads().clamp(1, seeds.len().max(1)) {
             scope.spawn(|| {
                 loop {
-                    let Some((place, seed)) = waiting.lock().ok().and_then(|mut w| w.pop_front()) else { return };
+                    let Some((place, seed)) = waiting.lock().ok().and_then(|mut w| w.pop_front()) else {
+                        return;
+                    };
                     let folder = options.out.join("work").join(format!("seed-{seed}"));
                     let result = work(seed, &folder);
                     if let Ok(mut done) = done.lock() {
