@@ -221,4 +221,13 @@ mod tests {
         let finding = Finding::paired("", &[1.0, 1.1, 1.2], &[1.0, 1.2, 1.0]);
         assert_eq!(finding.outcome, "no difference seen");
     }
+
+    #[test]
+    fn a_claim_whose_interval_reaches_zero_does_not_hold() {
+        let mut report = Report::new("x", &crate::miniatures::Options::new("x"));
+        report.claim_above("clear", &[1.0, 1.1, 1.2], &[0.1, 0.0, 0.1]);
+        assert!(report.holds());
+        report.claim_above("unclear", &[1.0, 1.1, 1.2], &[1.0, 1.2, 1.0]);
+        assert!(!report.holds() && report.text().contains("does not hold: unclear"), "{}", report.text());
+    }
 }
