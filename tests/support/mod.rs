@@ -141,3 +141,12 @@ pub fn interrupt(child: &std::process::Child) {
     let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
 }
+
+/// A recipe over the mini model and rows that the binary makes; `more` stands before the optimiser's table.
+pub fn mini(kind: &str, objective: &str, rows: &str, more: &str, steps: usize) -> String {
+    format!(
+        "kind = \"{kind}\"\nmodel = \"$CYCLE_HOME/mini/model\"\nout = \"out\"\n[data]\n\
+         train = \"$CYCLE_HOME/mini/{rows}.jsonl\"\nmax_length = 128\n[objective]\n{objective}\n{more}\n[optimizer]\n\
+         learning_rate = 3e-3\nmax_steps = {steps}\nbatch_size = 4\n[save]\nevery = 3\nkeep = 2\n"
+    )
+}

@@ -5,6 +5,12 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+mod models;
+mod train;
+
+pub use models::ModelsCommand;
+pub use train::{Engine, TrainArgs, TrainCommand};
+
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -101,7 +107,7 @@ fn text_or_json() -> impl TypedValueParser<Value = Format> {
 }
 
 /// An example for each subcommand; those of `papers`, `reviews` and `runs` share one definition, not one example.
-const EXAMPLES: [(&str, &str, &str); 15] = [
+const EXAMPLES: [(&str, &str, &str); 20] = [
     ("papers", "list", "cycle papers list --format json"),
     ("papers", "show", "cycle papers show p81c"),
     ("papers", "export", "cycle papers export --out papers.jsonl"),
@@ -114,8 +120,17 @@ const EXAMPLES: [(&str, &str, &str); 15] = [
     ("models", "list", "cycle models list"),
     ("models", "show", "cycle models show builtin:reviewer"),
     ("models", "verify", "cycle models verify models/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    (
+        "models",
+        "merge",
+        "cycle models merge models/SmolLM2-135M-Instruct.Q4_1.gguf+runs/dpo/final --out merged",
+    ),
+    ("models", "quantize", "cycle models quantize merged --type q8_0 --out merged.gguf"),
     ("train", "sft", "cycle train sft --config recipe.toml --set optimizer.learning_rate=1e-4"),
-    ("train", "recipes", "cycle train recipes"),
+    ("train", "reward", "cycle train reward --config recipe.toml --out runs/reward"),
+    ("train", "preference", "cycle train preference --recipe mini --out mini"),
+    ("train", "objectives", "cycle train objectives --format md"),
+    ("train", "recipes", "cycle train recipes smollm2-dpo"),
     ("config", "show", "cycle config show --format json"),
 ];
 
@@ -179,7 +194,7 @@ pub enum Command {
     #[command(subcommand, after_help = "Example: cycle models verify models/SmolLM2-135M-Instruct.Q4_1.gguf")]
     Models(ModelsCommand),
     /// Train a model by a recipe
-    #[command(subcommand, after_help = "Example: cycle train sft --config recipe.toml")]
+    #[command(subcommand, after_help = "Example: cycle train preference --recipe mini --out mini")]
     Train(TrainCommand),
     /// The claims this program builds on, each as an experiment of minutes
     #[command(
@@ -417,54 +432,6 @@ pub enum StoredCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-}
-
-/// `cycle models`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum ModelsCommand {
-    /// Models in the binary, in ./models and in $CYCLE_HOME/models
-    List(ShowArgs),
-    /// What a checkpoint is and needs
-    Show {
-        /// builtin:NAME, a folder or a .gguf file
-        model: String,
-        /// text or json
-        #[arg(long, value_parser = text_or_json(), default_value = "text")]
-        format: Format,
-    },
-    /// Read every tensor and say what is wrong
-    Verify {
-        /// A folder or a .gguf file, with +ADAPTER_DIR
-        model: String,
-        /// text or json
-        #[arg(long, value_parser = text_or_json(), default_value = "text")]
-        format: Format,
-    },
-}
-
-/// `cycle train`.
-#[derive(Debug, Clone, Subcommand)]
-pub enum TrainCommand {
-    /// Supervised fine-tuning of all parameters
-    Sft {
-        /// The recipe
-        #[arg(long, value_name = "FILE", conflicts_with = "recipe")]
-        config: Option<PathBuf>,
-        /// A built-in recipe
-        #[arg(long, value_name = "NAME")]
-        recipe: Option<String>,
-        /// Go on from the newest checkpoint
-        #[arg(long)]
-        resume: bool,
-        /// Change a value: optimizer.learning_rate=1e-4
-        #[arg(long, value_name = "KEY=VALUE")]
-        set: Vec<String>,
-        /// The output folder instead of the recipe's
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-    },
-    /// The built-in recipes
-    Recipes,
 }
 
 /// `cycle bench`.

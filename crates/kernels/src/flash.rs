@@ -25,6 +25,8 @@ const TILE: usize = 64;
 const BLOCK: usize = 256;
 /// Score of a key that may not be seen: its exponential vanishes, whatever is subtracted.
 const HIDDEN: f32 = -1e37;
+/// Where running maxima start: above any scaled hidden score, so that a block without a visible key adds nothing.
+const LOWEST: f32 = -1e30;
 
 /// Rows of one sequence in a packed batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -291,7 +293,7 @@ impl FlashAttention {
             let first = segment.prefix.len() + from;
             let base = (segment.rows.start + from) * wide + task.head * dim;
             panels_of_columns(&q[base..], wide, dim, n, &mut queries);
-            let (mut largest, mut total) = ([HIDDEN; TILE], [0f32; TILE]);
+            let (mut largest, mut total) = ([LOWEST; TILE], [0f32; TILE]);
             result.fill(0.0);
             for block in self.blocks(first, first + n) {
                 let rows = block.len();

@@ -1,4 +1,4 @@
-//! The matrix product of training: `out += Σ a·b` over one or more terms, in f32 or bf16, with sums in f32.
+//! The matrix product of training: `out = Σ a·b` over one or more terms, in f32 or bf16, with sums in f32.
 //!
 //! Every output element is one chain of additions over the terms in order and k within them, whatever the number of
 //! threads or the tile a row falls into.
@@ -46,13 +46,17 @@ unsafe impl Send for Target {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
 
-/// `out += Σ left·right`; `out` is `[rows, columns]`.
+/// `out = Σ left·right`; `out` is `[rows, columns]`, its content does not matter.
 pub(crate) fn gemm<E: Element>(rows: usize, columns: usize, terms: &[Term<'_, E>], out: &mut [f32]) {
     assert_eq!(out.len(), rows * columns, "the result has another shape");
     for term in terms {
         assert_eq!(term.left.len(), rows * padded::<E>(term.depth), "a left operand has another shape");
     }
     if rows == 0 || columns == 0 {
+        return;
+    }
+    if terms.iter().all(|t| t.depth == 0) {
+        out.fill(0.0);
         return;
     }
     let groups = columns.div_ceil(GROUP * PANEL);
@@ -77,6 +81,7 @@ fn run<E: Element>(
 ) {
     let mut scratch = vec![E::default(); GROUP * DEPTH * PANEL];
     let mut edge = [0f32; TILE_ROWS * PANEL];
+    let mut first = true;
     for term in terms {
         let stride = padded::<E>(term.depth);
         for from in (0..term.depth).step_by(DEPTH) {
@@ -99,6 +104,12 @@ fn run<E: Element>(
                     // SAFETY: rows row..row+m and columns of this panel belong to this task; the operands were checked.
                     unsafe {
                         let c = target.0.add(row * columns + p * PANEL);
+                        if first {
+                            // Here rather than before the loop: the tile is then written while it is in the cache.
+                            for i in 0..m {
+                                std::ptr::write_bytes(c.add(i * columns), 0, width);
+                            }
+                        }
                         if width == PANEL {
                             E::tile(m, steps, a, stride, panel.as_ptr(), c, columns);
                             continue;
@@ -122,6 +133,7 @@ fn run<E: Element>(
                 }
                 row += m;
             }
+            first = false;
         }
     }
 }

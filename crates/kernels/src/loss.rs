@@ -10,6 +10,7 @@ use crate::composed;
 use crate::element::{Element, left};
 use crate::gemm::{Rows, Term, gemm, product};
 use crate::pack::transpose;
+use crate::simd::{self, LANES, Lanes, dispatch};
 use crate::tensor::{from_vec, with_f32};
 use crate::weight::{Arithmetic, Backward, Forward, Weight};
 
@@ -64,9 +65,10 @@ impl Head<'_> {
     pub fn forward(&self, hidden: &Tensor, targets: &[u32]) -> Result<Vec<TokenLogProbs>> {
         self.check(hidden, targets)?;
         let mut out = Vec::with_capacity(targets.len());
+        let mut logits = Vec::new();
         for (from, rows) in self.chunks(targets.len()) {
             let part = hidden.narrow(0, from, rows)?;
-            let (tokens, _) = self.chunk(&part, &targets[from..from + rows], None, &mut None)?;
+            let (tokens, _) = self.chunk(&part, &targets[from..from + rows], None, &mut None, &mut logits)?;
             out.extend(tokens);
         }
         Ok(out)
@@ -87,10 +89,12 @@ impl Head<'_> {
         self.check(hidden, targets)?;
         let mut tokens = Vec::with_capacity(targets.len());
         let mut parts = Vec::new();
+        let mut logits = Vec::new();
         for (from, rows) in self.chunks(targets.len()) {
             let part = hidden.narrow(0, from, rows)?;
             let shifted = |row: usize, t: &TokenLogProbs| gradient(from + row, t);
-            let (found, dh) = self.chunk(&part, &targets[from..from + rows], Some(&shifted), &mut weight)?;
+            let (found, dh) =
+                self.chunk(&part, &targets[from..from + rows], Some(&shifted), &mut weight, &mut logits)?;
             tokens.extend(found);
             parts.extend(dh);
         }
@@ -125,13 +129,14 @@ impl Head<'_> {
         targets: &[u32],
         gradient: Option<&(dyn Fn(usize, &TokenLogProbs) -> TokenGradient + Sync)>,
         weight: &mut Option<&mut Vec<f32>>,
+        logits: &mut Vec<f32>,
     ) -> Result<(Vec<TokenLogProbs>, Option<Tensor>)> {
         if self.weight.elsewhere().is_some() {
             return self.composed(hidden, targets, gradient, weight);
         }
         match self.arithmetic {
-            Arithmetic::F32 => self.chunk_in::<f32>(hidden, targets, gradient, weight),
-            Arithmetic::Bf16 => self.chunk_in::<bf16>(hidden, targets, gradient, weight),
+            Arithmetic::F32 => self.chunk_in::<f32>(hidden, targets, gradient, weight, logits),
+            Arithmetic::Bf16 => self.chunk_in::<bf16>(hidden, targets, gradient, weight, logits),
         }
     }
 
@@ -141,26 +146,26 @@ impl Head<'_> {
         targets: &[u32],
         gradient: Option<&(dyn Fn(usize, &TokenLogProbs) -> TokenGradient + Sync)>,
         weight: &mut Option<&mut Vec<f32>>,
+        logits: &mut Vec<f32>,
     ) -> Result<(Vec<TokenLogProbs>, Option<Tensor>)> {
         let (rows, width) = hidden.dims2()?;
         let vocabulary = self.weight.outputs();
         let hidden = hidden.contiguous()?;
         with_f32(&hidden, |h| {
             let left_h = left::<E>(h, rows, width);
-            let mut logits = vec![0f32; rows * vocabulary];
+            logits.resize(rows * vocabulary, 0.0);
             let forward = Forward(self.weight);
-            gemm(rows, vocabulary, &[Term { left: &left_h, depth: width, right: &forward }], &mut logits);
+            gemm(rows, vocabulary, &[Term { left: &left_h, depth: width, right: &forward }], logits);
             let tokens: Vec<TokenLogProbs> = logits
                 .par_chunks_exact_mut(vocabulary)
                 .enumerate()
                 .map(|(i, row)| {
                     let target = targets[i] as usize;
-                    let found = probabilities(row, target, self.statistics);
+                    let (found, log_sum) = read(row, target, self.statistics);
                     if let Some(gradient) = gradient {
                         let g = gradient(i, &found);
                         // d/dz of g₁·log p(t) + g₂·mean log p = g₁·(onehot − p) + g₂·(1/V − p).
-                        let (both, each) = (g.target + g.mean, g.mean / vocabulary as f32);
-                        row.iter_mut().for_each(|p| *p = each - both * *p);
+                        slope(row, log_sum, g.target + g.mean, g.mean / vocabulary as f32);
                         row[target] += g.target;
                     }
                     found
@@ -171,12 +176,11 @@ impl Head<'_> {
             }
             if let Some(sum) = weight {
                 let right = Rows { data: h, columns: width };
-                let turned = transpose(&logits, rows, vocabulary);
+                let turned = transpose(logits, rows, vocabulary);
                 let part = product::<E>(&turned, vocabulary, rows, &right, width);
                 sum.par_iter_mut().zip(part).for_each(|(a, b)| *a += b);
             }
-            let left_d = left::<E>(&logits, rows, vocabulary);
-            drop(logits);
+            let left_d = left::<E>(logits, rows, vocabulary);
             let mut dh = vec![0f32; rows * width];
             let backward = Backward(self.weight);
             gemm(rows, width, &[Term { left: &left_d, depth: vocabulary, right: &backward }], &mut dh);
@@ -246,17 +250,92 @@ fn candle_log_softmax(logits: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// Turns a row of logits into probabilities and says what is asked of it.
-fn probabilities(row: &mut [f32], target: usize, statistics: bool) -> TokenLogProbs {
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let (logit, hit) = (row[target], row[target] >= largest);
-    let total: f64 = if statistics { row.iter().map(|&z| f64::from(z)).sum() } else { 0.0 };
-    let n = row.len() as f64;
-    let log_sum = crate::softmax_in_place(row, 1.0);
-    let (mut mean, mut square_sum) = (0.0, 0.0);
+/// What is asked of a row of logits, and their log Σ exp.
+fn read(row: &[f32], target: usize, statistics: bool) -> (TokenLogProbs, f32) {
+    let largest = largest(row);
+    let log_sum = largest + exp_sum(row, largest, 1.0).ln();
+    let mut found = TokenLogProbs {
+        target: row[target] - log_sum,
+        hit: row[target] >= largest,
+        ..TokenLogProbs::default()
+    };
     if statistics {
-        mean = (total / n - f64::from(log_sum)) as f32;
-        square_sum = row.iter().map(|&p| f64::from(p) * f64::from(p)).sum::<f64>().ln() as f32;
+        let total: f64 = row.iter().map(|&z| f64::from(z)).sum();
+        found.mean = (total / row.len() as f64 - f64::from(log_sum)) as f32;
+        // Σ p² = Σ exp(2·(z − log Σ exp)).
+        found.square_sum = 2.0 * (largest - log_sum) + exp_sum(row, largest, 2.0).ln();
     }
-    TokenLogProbs { target: logit - log_sum, mean, square_sum, hit }
+    (found, log_sum)
+}
+
+dispatch! { fn largest = largest_body(x: &[f32]) -> f32 }
+dispatch! {
+    /// Σ exp(scale·(x − shift)).
+    fn exp_sum = exp_sum_body(x: &[f32], shift: f32, scale: f32) -> f32
+}
+dispatch! {
+    /// Replaces logits by each − both·exp(x − log_sum).
+    fn slope = slope_body(x: &mut [f32], log_sum: f32, both: f32, each: f32)
+}
+
+/// SAFETY: safe code but for whole vectors inside the slice. NaN in any place gives NaN or a sum that is.
+#[inline(always)]
+unsafe fn largest_body<L: Lanes>(x: &[f32]) -> f32 {
+    let whole = x.len() / LANES * LANES;
+    // SAFETY: whole vectors are inside the slice.
+    unsafe {
+        let mut most = L::splat(f32::NEG_INFINITY);
+        for i in (0..whole).step_by(LANES) {
+            most = L::max(L::load(x.as_ptr().add(i)), most);
+        }
+        let mut lanes = [0f32; LANES];
+        L::store(lanes.as_mut_ptr(), most);
+        lanes.iter().chain(&x[whole..]).copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+}
+
+/// SAFETY: as above; the tail goes through a buffer.
+#[inline(always)]
+unsafe fn exp_sum_body<L: Lanes>(x: &[f32], shift: f32, scale: f32) -> f32 {
+    let whole = x.len() / LANES * LANES;
+    // SAFETY: whole vectors are inside the slice.
+    unsafe {
+        let (s, minus) = (L::splat(scale), L::splat(-shift * scale));
+        let mut total = L::splat(0.0);
+        for i in (0..whole).step_by(LANES) {
+            total = L::add(total, simd::exp::<L>(L::fma(L::load(x.as_ptr().add(i)), s, minus)));
+        }
+        let mut sum = simd::sum::<L>(total);
+        if whole < x.len() {
+            let mut tail = [f32::NEG_INFINITY; LANES];
+            tail[..x.len() - whole].copy_from_slice(&x[whole..]);
+            let e = simd::exp::<L>(L::fma(L::load(tail.as_ptr()), s, minus));
+            L::store(tail.as_mut_ptr(), e);
+            sum += tail[..x.len() - whole].iter().sum::<f32>();
+        }
+        sum
+    }
+}
+
+/// SAFETY: as above.
+#[inline(always)]
+unsafe fn slope_body<L: Lanes>(x: &mut [f32], log_sum: f32, both: f32, each: f32) {
+    let whole = x.len() / LANES * LANES;
+    // SAFETY: whole vectors are inside the slice, the tail goes through a buffer.
+    unsafe {
+        let (minus, factor, constant) = (L::splat(-log_sum), L::splat(-both), L::splat(each));
+        for i in (0..whole).step_by(LANES) {
+            let at = x.as_mut_ptr().add(i);
+            let p = simd::exp::<L>(L::add(L::load(at), minus));
+            L::store(at, L::fma(p, factor, constant));
+        }
+        if whole < x.len() {
+            let n = x.len() - whole;
+            let mut tail = [f32::NEG_INFINITY; LANES];
+            tail[..n].copy_from_slice(&x[whole..]);
+            let p = simd::exp::<L>(L::add(L::load(tail.as_ptr()), minus));
+            L::store(tail.as_mut_ptr(), L::fma(p, factor, constant));
+            x[whole..].copy_from_slice(&tail[..n]);
+        }
+    }
 }

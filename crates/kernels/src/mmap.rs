@@ -18,6 +18,22 @@ pub fn mmap(path: &Path) -> io::Result<Mmap> {
     unsafe { memmap2::Mmap::map(&file).map(Mmap) }
 }
 
+impl Mmap {
+    /// Says that a part of the map will not be read again soon, so that it no longer counts as this process's memory.
+    pub fn release(&self, part: &[u8]) {
+        let start = (part.as_ptr() as usize).wrapping_sub(self.0.as_ptr() as usize);
+        if start >= self.0.len() || part.len() > self.0.len() - start {
+            return;
+        }
+        #[cfg(unix)]
+        // SAFETY: the map is of a file and read-only: a page that is touched again is read from the file again.
+        unsafe {
+            // Only advice: where it is refused nothing is lost.
+            let _ = self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, part.len());
+        }
+    }
+}
+
 impl Deref for Mmap {
     type Target = [u8];
 

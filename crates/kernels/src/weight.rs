@@ -126,6 +126,15 @@ impl Weight {
         Ok(Self { outputs, inputs, storage: Arc::new(storage) })
     }
 
+    /// A weight that candle's own operations multiply, as on other devices: what tests compare the packed ones with.
+    ///
+    /// # Errors
+    /// If the tensor has not two dimensions.
+    pub fn unpacked(weight: &Tensor) -> Result<Self> {
+        let (outputs, inputs) = weight.dims2()?;
+        Ok(Self { outputs, inputs, storage: Arc::new(Storage::Elsewhere(weight.clone())) })
+    }
+
     /// A frozen weight as rows of quantised blocks, `[out, in / 32]`.
     ///
     /// # Errors

@@ -11,12 +11,15 @@ use crate::error::ModelError;
 use crate::trainable::LoraSettings;
 use crate::weights::{WeightSource, read};
 
+/// Heads of reward models, which stand beside a decoder.
+const HEADS: [&str; 3] = ["score.weight", "value_head.weight", "prompt_head.weight"];
+
 /// A checkpoint seen through an adapter.
 pub struct Adapted<W> {
     base: W,
     /// Weight name → A `[r, in]`, B `[out, r]`.
     pairs: BTreeMap<String, (Tensor, Tensor)>,
-    /// Weights that were trained in full (`modules_to_save`).
+    /// Weights that were trained in full (`modules_to_save`): in the place of the base's, or heads beside them.
     replaced: BTreeMap<String, Tensor>,
     scale: f64,
 }
@@ -46,7 +49,9 @@ impl<W: WeightSource> Adapted<W> {
                 halves.entry(format!("{module}.weight")).or_default().0 = Some(tensor);
             } else if let Some(module) = inner.strip_suffix(".lora_B.weight") {
                 halves.entry(format!("{module}.weight")).or_default().1 = Some(tensor);
-            } else if known.contains(&inner) && base.shape(&inner)? == tensor.dims() {
+            } else if HEADS.contains(&inner.as_str())
+                || known.contains(&inner) && base.shape(&inner)? == tensor.dims()
+            {
                 replaced.insert(inner, tensor);
             } else {
                 return Err(ModelError::Adapter(format!(
@@ -135,11 +140,24 @@ fn settings(config: &Value, path: &Path) -> Result<LoraSettings, ModelError> {
 
 impl<W: WeightSource> WeightSource for Adapted<W> {
     fn names(&self) -> Vec<String> {
-        self.base.names()
+        let mut names = self.base.names();
+        names.extend(self.replaced.keys().filter(|n| HEADS.contains(&n.as_str())).cloned());
+        names.sort();
+        names.dedup();
+        names
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
-        self.base.shape(name)
+        self.replaced.get(name).map_or_else(|| self.base.shape(name), |t| Ok(t.dims().to_vec()))
+    }
+
+    /// The base's, though what is merged is read as f32.
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        match self.base.dtype(name) {
+            // A head that the base does not have.
+            Err(_) if self.replaced.contains_key(name) => Ok(DType::F32),
+            other => other,
+        }
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {

@@ -1,6 +1,7 @@
 //! Hashes of weights, by which runs name the model they used.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 use std::time::SystemTime;
@@ -16,6 +17,9 @@ type Stamp = (PathBuf, u64, Option<SystemTime>);
 static KNOWN: LazyLock<Mutex<HashMap<Vec<Stamp>, String>>> = LazyLock::new(Mutex::default);
 
 /// SHA-256 (hex) over the bytes of the files, one after the other; remembered by path, size and time of change.
+///
+/// # Errors
+/// If a file cannot be read.
 pub fn sha256_of_files(files: &[PathBuf]) -> Result<String, ModelError> {
     let stamps = files.iter().map(|path| stamp(path)).collect::<Result<Vec<_>, _>>()?;
     if let Some(known) = KNOWN.lock().ok().and_then(|k| k.get(&stamps).cloned()) {
@@ -23,8 +27,16 @@ pub fn sha256_of_files(files: &[PathBuf]) -> Result<String, ModelError> {
     }
     let mut hasher = Sha256::new();
     for path in files {
-        let map = kernels::mmap(path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
-        hasher.update(&*map);
+        // Read piece by piece: a map of it all would count as this process's memory.
+        let io = |source| ModelError::Io { path: path.clone(), source };
+        let mut file = std::fs::File::open(path).map_err(io)?;
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut piece).map_err(io)? {
+                0 => break,
+                n => hasher.update(&piece[..n]),
+            }
+        }
     }
     let hash = hex(&hasher.finalize());
     if let Ok(mut known) = KNOWN.lock() {

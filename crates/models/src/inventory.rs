@@ -3,7 +3,7 @@
 use crate::config::{Architecture, DecoderConfig};
 
 /// Name and shape of every tensor a decoder of this configuration reads, in the order of its layers.
-pub(crate) fn inventory(c: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
+pub fn inventory(c: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
     let (q, kv, hidden, inner) =
         (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.hidden_size, c.intermediate_size);
     let mut list = vec![("model.embed_tokens.weight".to_string(), vec![c.vocab_size, hidden])];

@@ -17,6 +17,7 @@ mod hf_config;
 mod inventory;
 mod model;
 mod moment;
+mod outline;
 mod tokenizer;
 mod trainable;
 mod verify;
@@ -31,8 +32,10 @@ pub use decoder::{Decoder, DecoderOptions, Segment, Step};
 pub use error::ModelError;
 pub use hash::sha256_of_files;
 pub use hf_config::parse as parse_config;
-pub use model::{LoadOptions, Model, ModelSource, config_of, tensors_of};
+pub use inventory::inventory;
+pub use model::{LoadOptions, Model, ModelSource, config_of, open_weights, tensors_of};
 pub use moment::Moment;
+pub use outline::Outline;
 pub use tokenizer::{TextStream, Tokenizer};
 pub use trainable::{
     AdapterFiles, Gradients, Keep, LoraSettings, PackedBatch, Pass, Train, TrainableDecoder,

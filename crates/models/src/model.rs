@@ -46,11 +46,34 @@ impl ModelSource {
     }
 
     /// The weight files, in the order of their names, and the adapter's.
-    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, ModelError> {
+    ///
+    /// # Errors
+    /// If there are none, or one that an index names is missing.
+    pub fn files(&self) -> Result<Vec<PathBuf>, ModelError> {
         let mut files =
             if self.is_gguf()? { vec![self.path.clone()] } else { SafetensorsFolder::files(&self.path)? };
         files.extend(self.adapter.iter().map(|folder| folder.join("adapter_model.safetensors")));
         Ok(files)
+    }
+
+    /// SHA-256 (hex) of the weight files and the adapter: what a loaded [`Model`] of this source is called.
+    ///
+    /// # Errors
+    /// If a file is missing.
+    pub fn sha256(&self) -> Result<String, ModelError> {
+        sha256_of_files(&self.files()?)
+    }
+
+    /// Opens the weights by their Hugging Face names, the adapter merged as they are read.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the adapter belongs to another base.
+    pub fn weights(&self) -> Result<Box<dyn WeightSource>, ModelError> {
+        if self.is_gguf()? {
+            adapted(Gguf::open(&self.path)?, self)
+        } else {
+            adapted(SafetensorsFolder::open(&self.path)?, self)
+        }
     }
 }
 
@@ -116,7 +139,7 @@ impl Parts {
         })
     }
 
-    fn check(&self) -> Result<(), ModelError> {
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         if self.tokenizer.size() > self.config.vocab_size {
             return Err(ModelError::Vocabulary {
                 tokenizer: self.tokenizer.size(),
@@ -138,7 +161,7 @@ impl Model<TrainableDecoder> {
             let gguf = Gguf::open(&source.path)?;
             (gguf_parts(&gguf)?, adapted(gguf, source)?)
         } else {
-            (folder_parts(&source.path)?, adapted(SafetensorsFolder::open(&source.path)?, source)?)
+            (folder_parts(&source.path)?, source.weights()?)
         };
         parts.check()?;
         let decoder = TrainableDecoder::load(&parts.config, &*weights, options)?;
@@ -250,16 +273,23 @@ pub fn config_of(source: &ModelSource) -> Result<DecoderConfig, ModelError> {
     hf_config::parse(&json(&path)?, &path)
 }
 
+/// The tensors of a checkpoint by their Hugging Face names, none read yet; an adapter is merged as they are.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn open_weights(source: &ModelSource) -> Result<Box<dyn WeightSource>, ModelError> {
+    if source.is_gguf()? {
+        return adapted(Gguf::open(&source.path)?, source);
+    }
+    adapted(SafetensorsFolder::open(&source.path)?, source)
+}
+
 /// All tensors of a checkpoint by their Hugging Face names, an adapter merged.
 ///
 /// # Errors
 /// If a file cannot be read.
 pub fn tensors_of(source: &ModelSource) -> Result<BTreeMap<String, Tensor>, ModelError> {
-    let weights = if source.is_gguf()? {
-        adapted(Gguf::open(&source.path)?, source)?
-    } else {
-        adapted(SafetensorsFolder::open(&source.path)?, source)?
-    };
+    let weights = source.weights()?;
     weights.names().into_iter().map(|name| weights.tensor(&name).map(|t| (name, t))).collect()
 }
 

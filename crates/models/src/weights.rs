@@ -25,7 +25,18 @@ pub trait WeightSource {
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         Ok(self.tensor(name)?.dims().to_vec())
     }
-    /// The quantised blocks of a matrix, row after row, where it is stored so and the trainer multiplies them.
+    /// The float type in which one tensor is read.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        Ok(self.tensor(name)?.dtype())
+    }
+    /// The format of a matrix that is stored in blocks which the trainer multiplies as they are.
+    fn block_format(&self, _name: &str) -> Option<BlockFormat> {
+        None
+    }
+    /// The blocks of such a matrix, row after row.
     ///
     /// # Errors
     /// As [`Self::tensor`].
@@ -61,6 +72,12 @@ impl WeightSource for Box<dyn WeightSource> {
     }
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         (**self).shape(name)
+    }
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        (**self).dtype(name)
+    }
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        (**self).block_format(name)
     }
     fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
         (**self).blocks(name)
@@ -130,11 +147,11 @@ impl SafetensorsFolder {
         Ok(Self { shards, place })
     }
 
-    /// The file that holds a tensor, and its parsed header.
-    fn find(&self, name: &str) -> Result<(&Path, SafeTensors<'_>), ModelError> {
+    /// The file that holds a tensor, its map and its parsed header.
+    fn find(&self, name: &str) -> Result<(&Path, &Mmap, SafeTensors<'_>), ModelError> {
         let shard = *self.place.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
         let (path, map) = &self.shards[shard];
-        Ok((path, SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?))
+        Ok((path, map, SafeTensors::deserialize(map).map_err(|e| ModelError::invalid(path, e))?))
     }
 }
 
@@ -144,26 +161,37 @@ impl WeightSource for SafetensorsFolder {
     }
 
     fn tensor(&self, name: &str) -> Result<Tensor, ModelError> {
-        let (path, header) = self.find(name)?;
+        let (path, map, header) = self.find(name)?;
         let view = header.tensor(name).map_err(|e| ModelError::invalid(path, e))?;
-        // Whole numbers and 8-bit floats are halves of a quantised weight: without their scales they mean nothing.
-        let dtype = match view.dtype() {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                let what = format!("{name} has the type {other}; F32, F16 and BF16 weights are read");
-                return Err(ModelError::invalid(path, what));
-            }
-        };
-        Ok(Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?)
+        let dtype = float(name, path, view.dtype())?;
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)?;
+        map.release(view.data());
+        Ok(tensor)
     }
 
     fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
-        let (path, header) = self.find(name)?;
+        let (path, _, header) = self.find(name)?;
         Ok(header.tensor(name).map_err(|e| ModelError::invalid(path, e))?.shape().to_vec())
     }
+
+    fn dtype(&self, name: &str) -> Result<DType, ModelError> {
+        let (path, _, header) = self.find(name)?;
+        float(name, path, header.tensor(name).map_err(|e| ModelError::invalid(path, e))?.dtype())
+    }
+}
+
+/// Whole numbers and 8-bit floats are halves of a quantised weight: without their scales they mean nothing.
+fn float(name: &str, path: &Path, stored: Dtype) -> Result<DType, ModelError> {
+    Ok(match stored {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        other => {
+            let what = format!("{name} has the type {other}; F32, F16 and BF16 weights are read");
+            return Err(ModelError::invalid(path, what));
+        }
+    })
 }
 
 /// The bytes of a small file.

@@ -44,6 +44,63 @@ fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
 }
 
 #[test]
+fn every_family_that_a_file_can_name_reads_back_and_the_others_are_refused() {
+    let Some(goldens) = goldens() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path());
+    // Their own tokenizers are of ids only, which a file cannot name.
+    let tokenizer = Model::load(&source(folder.path()), &LoadOptions::default()).unwrap().tokenizer;
+    let path = folder.path().join("out.gguf");
+    let ids: Vec<u32> = (0..100).map(|i| (i * 37 + 5) % 500).collect();
+    for (name, tolerance) in [
+        ("llama_untied", Some(0.0)),
+        ("llama_tied_headdim", Some(0.0)),
+        ("llama3_rope", Some(1e-4)), // the frequencies go through a quotient of f32
+        ("mistral_nemo", Some(0.0)),
+        ("qwen2_tied", Some(0.0)),
+        ("qwen3", Some(0.0)),
+        ("mistral_window", None),
+        ("phi3_partial", None),
+        ("phi3_longrope", None),
+    ] {
+        let from = goldens.join("models").join(name);
+        let model = Model::load(&source(&from), &LoadOptions::default()).unwrap();
+        let config = model.decoder.config();
+        let header =
+            GgufHeader { name, config, tokenizer: &tokenizer, chat_template: None, bos: None, eos: Some(2) };
+        let made = write(&path, &header, &SafetensorsFolder::open(&from).unwrap(), GgmlDType::F32);
+        let Some(tolerance) = tolerance else {
+            assert!(made.unwrap_err().to_string().contains("not written as GGUF"), "{name}");
+            continue;
+        };
+        made.unwrap();
+        let back = Model::load(&source(&path), &LoadOptions::default()).unwrap();
+        let pairs = logits(&model, &ids).into_iter().zip(logits(&back, &ids));
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst <= tolerance, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn rows_that_do_not_fill_blocks_of_256_take_the_next_finer_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path());
+    let model = Model::load(&source(folder.path()), &LoadOptions::default()).unwrap();
+    let header = GgufHeader {
+        name: "tiny",
+        config: model.decoder.config(),
+        tokenizer: &model.tokenizer,
+        chat_template: None,
+        bos: None,
+        eos: None,
+    };
+    let weights = SafetensorsFolder::open(folder.path()).unwrap();
+    let made = write(&folder.path().join("k.gguf"), &header, &weights, GgmlDType::Q4K).unwrap();
+    assert_eq!(made.keys().collect::<Vec<_>>(), ["F32", "Q5_0"]);
+    assert!(verify(&source(&folder.path().join("k.gguf"))).faults.is_empty());
+}
+
+#[test]
 fn a_written_file_reads_back_as_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     for (kind, tolerance) in

@@ -126,6 +126,19 @@ impl NewGeneration {
     }
 }
 
+/// One parent of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The parent's SHA-256.
+    pub parent: String,
+    /// The parent as the user names it.
+    pub parent_reference: String,
+    /// `trained from`, `held to`, `merged from`, `quantized from`.
+    pub relation: String,
+    /// The run that made the child.
+    pub run: Option<String>,
+}
+
 /// A stored review.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredReview {

@@ -43,6 +43,10 @@ pub(crate) const PUT_GENERATION: &str = "INSERT INTO generations (id, model, pro
      tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING";
 pub(crate) const PUT_PROMPT: &str =
     "INSERT INTO prompts (sha256, dialogue) VALUES (?1, ?2) ON CONFLICT (sha256) DO NOTHING";
+pub(crate) const PUT_LINEAGE: &str = "INSERT INTO lineage (child, parent, relation, run) VALUES (?1, ?2, ?3, ?4) \
+     ON CONFLICT (child, parent, relation) DO UPDATE SET run = coalesce(?4, run)";
+pub(crate) const LIST_PARENTS: &str = "SELECT l.parent, m.reference, l.relation, l.run FROM lineage l \
+     JOIN models m ON m.id = l.parent WHERE l.child = ?1 ORDER BY l.created_at, l.parent, l.relation";
 pub(crate) const OTHERS: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND \
      NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')";
 pub(crate) const FIND: &str = "SELECT id FROM papers WHERE id LIKE ?1 UNION SELECT id FROM reviews WHERE id LIKE ?1 \
@@ -52,7 +56,7 @@ pub(crate) const COUNTS: &str =
 pub(crate) const CHECK: &str = "PRAGMA quick_check";
 
 #[cfg(test)]
-pub(crate) const ALL: [&str; 25] = [
+pub(crate) const ALL: [&str; 27] = [
     PAPER_OF,
     PUT_PAPER,
     PUT_VERSION,
@@ -74,6 +78,8 @@ pub(crate) const ALL: [&str; 25] = [
     DROP_STAGES,
     PUT_GENERATION,
     PUT_PROMPT,
+    PUT_LINEAGE,
+    LIST_PARENTS,
     OTHERS,
     FIND,
     COUNTS,

@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 
 use crate::error::StoreError;
 use crate::rows::{
-    Health, Item, NewGeneration, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, StoredReview, VersionRow,
-    id,
+    Health, Item, Lineage, NewGeneration, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, StoredReview,
+    VersionRow, id,
 };
 use crate::sql;
 
@@ -419,6 +419,40 @@ impl Store {
                 t.commit().await
             })
             .map_err(self.fail())
+    }
+
+    /// Stores a model and what it was made from, in one transaction.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn put_model(&self, id: &str, reference: &str, parents: &[Lineage]) -> Result<(), StoreError> {
+        self.runtime
+            .block_on(async {
+                let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+                sqlx::query(sql::PUT_MODEL).bind(id).bind(reference).execute(&mut *t).await?;
+                for l in parents.iter().filter(|l| l.parent != id) {
+                    let parent = sqlx::query(sql::PUT_MODEL).bind(&l.parent).bind(&l.parent_reference);
+                    parent.execute(&mut *t).await?;
+                    let line = sqlx::query(sql::PUT_LINEAGE).bind(id).bind(&l.parent).bind(&l.relation);
+                    line.bind(&l.run).execute(&mut *t).await?;
+                }
+                t.commit().await
+            })
+            .map_err(self.fail())
+    }
+
+    /// What a model was made from, oldest first; nothing where nobody stored it.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn parents(&self, id: &str) -> Result<Vec<Lineage>, StoreError> {
+        let rows: Vec<(String, String, String, Option<String>)> = self
+            .runtime
+            .block_on(sqlx::query_as(sql::LIST_PARENTS).bind(id).fetch_all(&self.pool))
+            .map_err(self.fail())?;
+        let lineage =
+            |(parent, parent_reference, relation, run)| Lineage { parent, parent_reference, relation, run };
+        Ok(rows.into_iter().map(lineage).collect())
     }
 
     /// Size, counts and SQLite's own check.

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Item, NewGeneration, NewReview, OpenOptions, ReviewKey, ScoreRow, Store, StoreError, sql};
+use crate::{
+    Item, Lineage, NewGeneration, NewReview, OpenOptions, ReviewKey, ScoreRow, Store, StoreError, sql,
+};
 
 fn open(path: &Path) -> Result<Store, StoreError> {
     Store::open(path, OpenOptions { wait: Duration::from_millis(300) })
@@ -191,4 +193,22 @@ fn a_cut_store_and_another_programs_database_are_left_alone() {
     store.runtime.block_on(sqlx::raw_sql(change).execute(&store.pool)).unwrap();
     drop(store);
     assert!(matches!(open(&path), Err(StoreError::Foreign { .. })));
+}
+
+#[test]
+fn a_models_parents_are_named_with_the_run_that_made_it_and_a_model_is_not_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("s.db")).unwrap();
+    let run = store.start_run("train", "{}", false).unwrap();
+    let from = |parent: &str, relation: &str, run: Option<&str>| Lineage {
+        parent: parent.into(),
+        parent_reference: format!("ref of {parent}"),
+        relation: relation.into(),
+        run: run.map(str::to_string),
+    };
+    let trained = from("base", "trained from", Some(&run));
+    store.put_model("child", "out/final", &[trained.clone(), from("child", "held to", None)]).unwrap();
+    store.put_model("child", "out/final", &[from("base", "trained from", None)]).unwrap();
+    assert_eq!(store.parents("child").unwrap(), [trained]);
+    assert!(store.parents("base").unwrap().is_empty());
 }

@@ -26,6 +26,34 @@ pub(crate) struct Position {
     /// What the objective remembers (BCO's running shift).
     #[serde(default)]
     pub(crate) state: State,
+    /// Hashes of the model and the rows that this training began with.
+    #[serde(default)]
+    pub(crate) model_sha256: String,
+    /// See [`Self::model_sha256`].
+    #[serde(default)]
+    pub(crate) data_sha256: String,
+}
+
+impl Position {
+    /// Refuses to go on from a checkpoint that began with another model or other rows: its adapter or its place in the
+    /// rows would mean nothing. Checkpoints that say nothing of it are older.
+    pub(crate) fn belongs(&self, start: &Self, folder: &Path) -> Result<(), TrainError> {
+        for (what, then, now) in [
+            ("model", &self.model_sha256, &start.model_sha256),
+            ("training file", &self.data_sha256, &start.data_sha256),
+        ] {
+            if !then.is_empty() && then != now {
+                let short = |hash: &str| hash.chars().take(12).collect::<String>();
+                return Err(TrainError::Recipe(format!(
+                    "{}: was made with another {what} (sha256 {}, now {}); give the one it began with, or another --out",
+                    folder.display(),
+                    short(then),
+                    short(now)
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Writes `tensors` in the layout that Python's loaders read.
@@ -44,12 +72,35 @@ fn variables(decoder: &TrainableDecoder) -> HashMap<String, Tensor> {
     decoder.variables().iter().map(|(n, v)| (n.clone(), v.as_tensor().clone())).collect()
 }
 
+/// `FOLDER.ending`, whatever dots the folder's own name has.
+pub(crate) fn beside(folder: &Path, ending: &str) -> PathBuf {
+    let mut name = folder.file_name().unwrap_or_default().to_os_string();
+    name.push(ending);
+    folder.with_file_name(name)
+}
+
+/// Removes a folder so that no half of it is ever found under its name.
+pub(crate) fn discard(folder: &Path) -> Result<(), TrainError> {
+    let old = beside(folder, ".old");
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(TrainError::io(&old))?;
+    }
+    fs::rename(folder, &old).map_err(TrainError::io(folder))?;
+    fs::remove_dir_all(&old).map_err(TrainError::io(&old))
+}
+
 /// Fills a folder through `fill` and puts it in place at once.
-fn whole(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    let partial = folder.with_extension("partial");
+pub(crate) fn whole(
+    folder: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let (partial, old) = (beside(folder, ".partial"), beside(folder, ".old"));
     let io = |p: &Path| TrainError::io(p.to_path_buf());
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(io(&partial))?;
+    // What a kill left behind.
+    for left in [&partial, &old] {
+        if left.exists() {
+            fs::remove_dir_all(left).map_err(io(left))?;
+        }
     }
     fs::create_dir_all(&partial).map_err(io(&partial))?;
     if let Err(e) = fill(&partial) {
@@ -59,12 +110,20 @@ fn whole(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> R
     }
     for entry in fs::read_dir(&partial).map_err(io(&partial))? {
         let path = entry.map_err(io(&partial))?.path();
-        fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+        if path.is_file() {
+            fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+        }
     }
-    if folder.exists() {
-        fs::remove_dir_all(folder).map_err(io(folder))?;
+    let replaces = folder.exists();
+    if replaces {
+        fs::rename(folder, &old).map_err(io(folder))?;
     }
-    fs::rename(&partial, folder).map_err(io(folder))
+    fs::rename(&partial, folder).map_err(io(folder))?;
+    // The new name reaches the disk with its folder; systems that cannot sync one have nothing to say.
+    if let Some(parent) = folder.parent() {
+        let _ = fs::File::open(parent).and_then(|f| f.sync_all());
+    }
+    if replaces { fs::remove_dir_all(&old).map_err(io(&old)) } else { Ok(()) }
 }
 
 pub(crate) fn save(
@@ -94,7 +153,7 @@ pub(crate) fn save(
         fs::write(&path, text).map_err(TrainError::io(&path))
     })?;
     for old in list(out).into_iter().rev().skip(keep.max(1)) {
-        fs::remove_dir_all(&old.1).map_err(TrainError::io(&old.1))?;
+        discard(&old.1)?;
     }
     Ok(())
 }
@@ -114,8 +173,12 @@ pub(crate) fn list(out: &Path) -> Vec<(usize, PathBuf)> {
     found
 }
 
-/// Restores weights, moments and position.
-pub(crate) fn restore(folder: &Path, network: &Network) -> Result<(AdamW, Position), TrainError> {
+/// Restores weights, moments and position; `start` is what a new training would begin with.
+pub(crate) fn restore(
+    folder: &Path,
+    network: &Network,
+    start: Position,
+) -> Result<(AdamW, Position), TrainError> {
     let bad = |name: &str, why: &str| {
         TrainError::Recipe(format!(
             "{}: {name} cannot be read ({why}); delete this checkpoint to go on from the one before",
@@ -126,6 +189,12 @@ pub(crate) fn restore(folder: &Path, network: &Network) -> Result<(AdamW, Positi
         candle_core::safetensors::load(folder.join(name), &Device::Cpu)
             .map_err(|e| bad(name, e.to_string().lines().next().unwrap_or_default()))
     };
+    let path = folder.join("position.json");
+    let text = fs::read(&path).map_err(TrainError::io(&path))?;
+    let position: Position =
+        serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
+    position.belongs(&start, folder)?;
+    let position = Position { model_sha256: start.model_sha256, data_sha256: start.data_sha256, ..position };
     set(network.decoder(), &load("model.safetensors")?, folder)?;
     if let Reference::Own(reference) = &network.reference {
         if reference.moves() {
@@ -143,10 +212,6 @@ pub(crate) fn restore(folder: &Path, network: &Network) -> Result<(AdamW, Positi
             moments.second = values;
         }
     }
-    let path = folder.join("position.json");
-    let text = fs::read(&path).map_err(TrainError::io(&path))?;
-    let position: Position =
-        serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
     adamw.step = position.step;
     Ok((adamw, position))
 }
@@ -216,13 +281,18 @@ pub(crate) fn finish(out: &Path, recipe: &Recipe, network: &Network) -> Result<P
         if !start.path.is_dir() {
             return Companions::of(&network.model).write(folder);
         }
-        for name in COMPANIONS {
-            let from = start.path.join(name);
-            if from.exists() {
-                fs::copy(&from, folder.join(name)).map_err(TrainError::io(&from))?;
-            }
-        }
-        Ok(())
+        copy_companions(&start.path, folder)
     })?;
     Ok(folder)
+}
+
+/// Copies the small files of a Hugging Face folder.
+pub(crate) fn copy_companions(from: &Path, to: &Path) -> Result<(), TrainError> {
+    for name in COMPANIONS {
+        let file = from.join(name);
+        if file.exists() {
+            fs::copy(&file, to.join(name)).map_err(TrainError::io(&file))?;
+        }
+    }
+    Ok(())
 }

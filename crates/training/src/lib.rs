@@ -10,10 +10,15 @@ mod checkpoint;
 mod curves;
 mod data;
 mod error;
+mod estimate;
 mod evaluation;
 mod folder;
 pub mod games;
+pub mod handoff;
 mod heads;
+mod memory;
+mod merge;
+pub mod mini;
 pub mod miniatures;
 mod network;
 pub mod ngram;
@@ -22,15 +27,20 @@ mod packing;
 mod pass;
 pub mod rake;
 mod recipe;
+pub mod recipes;
 mod reference;
 pub mod rewards;
 mod schedule;
 mod trainer;
 
+pub use data::sha256 as data_sha256;
 pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order};
 pub use error::TrainError;
+pub use estimate::Estimate as Plan;
 pub use evaluation::{Evaluation, evaluate};
 pub use folder::{Companions, Described};
+pub use memory::Memory;
+pub use merge::{Merged, merge};
 pub use recipe::{
     Data, Degree, Dtype, FollowingReference, GateName, Kind, Lora, LossOn, Objective, Optimizer, Overlong,
     Pool, Recipe, Recompute, Removal, RewardName, RewardObjective, Save, Scheduler, SftObjective, TokenLoss,

@@ -152,7 +152,7 @@ impl Network {
 }
 
 /// Names of the modules that `target_modules` means.
-fn targets(lora: &Lora, source: &ModelSource) -> Result<Vec<String>, TrainError> {
+pub(crate) fn targets(lora: &Lora, source: &ModelSource) -> Result<Vec<String>, TrainError> {
     match lora.target_modules.as_slice() {
         [one] if one == "all-linear" => {
             let config = models::config_of(source)?;

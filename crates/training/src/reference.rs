@@ -15,6 +15,8 @@ pub(crate) struct ReferenceCache {
     known: BTreeMap<usize, Vec<Vec<f32>>>,
     fresh: Vec<usize>,
     file: Option<PathBuf>,
+    /// The file ends in a record that a kill cut off: what is appended behind it would never be read.
+    torn: bool,
 }
 
 impl ReferenceCache {
@@ -28,8 +30,9 @@ impl ReferenceCache {
         }
         let name: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
         let file = folder.join(format!("reference-{name}.bin"));
-        let known = fs::read(&file).map(|bytes| decode(&bytes)).unwrap_or_default();
-        Self { known, fresh: Vec::new(), file: Some(file) }
+        let bytes = fs::read(&file).unwrap_or_default();
+        let (known, end) = decode(&bytes);
+        Self { known, fresh: Vec::new(), file: Some(file), torn: end < bytes.len() }
     }
 
     pub(crate) fn get(&self, row: usize) -> Option<&Vec<Vec<f32>>> {
@@ -54,6 +57,16 @@ impl ReferenceCache {
         if let Some(folder) = file.parent() {
             fs::create_dir_all(folder).map_err(TrainError::io(folder))?;
         }
+        if self.torn {
+            let mut all = Vec::new();
+            self.known.iter().for_each(|(row, answers)| encode(*row, answers, &mut all));
+            let partial = file.with_extension("partial");
+            fs::write(&partial, all)
+                .and_then(|()| fs::rename(&partial, file))
+                .map_err(TrainError::io(file))?;
+            self.torn = false;
+            return Ok(());
+        }
         let mut out =
             fs::OpenOptions::new().create(true).append(true).open(file).map_err(TrainError::io(file))?;
         out.write_all(&bytes).map_err(TrainError::io(file))
@@ -73,14 +86,15 @@ fn encode(row: usize, answers: &[Vec<f32>], out: &mut Vec<u8>) {
     out.extend(sum.to_le_bytes());
 }
 
-fn decode(bytes: &[u8]) -> BTreeMap<usize, Vec<Vec<f32>>> {
+/// The whole records, and where they end.
+fn decode(bytes: &[u8]) -> (BTreeMap<usize, Vec<Vec<f32>>>, usize) {
     let mut known = BTreeMap::new();
     let mut at = 0;
     while let Some((row, answers, end)) = record(bytes, at) {
         known.insert(row, answers);
         at = end;
     }
-    known
+    (known, at)
 }
 
 fn record(bytes: &[u8], from: usize) -> Option<(usize, Vec<Vec<f32>>, usize)> {
@@ -120,8 +134,12 @@ mod tests {
         let file = again.file.clone().unwrap();
         let bytes = fs::read(&file).unwrap();
         fs::write(&file, &bytes[..bytes.len() - 2]).unwrap();
-        let torn = ReferenceCache::open(folder.path(), &["model", "data"]);
+        let mut torn = ReferenceCache::open(folder.path(), &["model", "data"]);
         assert!(torn.get(3).is_some() && torn.get(7).is_none());
+        torn.put(9, vec![vec![-3.0]]);
+        torn.flush().unwrap();
+        let mended = ReferenceCache::open(folder.path(), &["model", "data"]);
+        assert!(mended.get(3).is_some() && mended.get(9).is_some());
         assert!(ReferenceCache::open(folder.path(), &["model", "other"]).get(3).is_none());
     }
 }

@@ -8,13 +8,14 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use fs4::FileExt;
-use models::Gradients;
+use models::{ChatTemplate, Gradients, Tokenizer};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::adamw::AdamW;
 use crate::checkpoint::{self, Position};
 use crate::curves;
-use crate::data::{self, Reading, Row, RowKind};
+use crate::data::{self, Reading, Row, RowKind, Rows};
 use crate::error::TrainError;
 use crate::evaluation::Evaluation;
 use crate::network::{Network, Reference};
@@ -96,22 +97,23 @@ impl Trainer {
         let loss = Loss::new(&recipe.objective)?;
         let network = Network::load(&recipe)?;
         let (train, eval) = read(&recipe, &network, watch)?;
-        let per_step = recipe.optimizer.batch_size * recipe.optimizer.gradient_accumulation_steps;
-        let total = recipe.optimizer.max_steps.unwrap_or_else(|| {
-            let epochs = recipe.optimizer.num_train_epochs.unwrap_or(1.0);
-            (epochs * train.len() as f64 / per_step as f64).ceil() as usize
-        });
-        let (mut adamw, mut position) = (AdamW::default(), Position::default());
+        let total = recipe.optimizer.steps(train.len());
+        let mut adamw = AdamW::default();
+        let mut position = Position {
+            model_sha256: network.model.sha256.clone(),
+            data_sha256: data::sha256(&recipe.data.train)?,
+            ..Position::default()
+        };
         if start.resume {
             match checkpoint::list(&recipe.out).last() {
                 Some((_, folder)) => {
-                    (adamw, position) = checkpoint::restore(folder, &network)?;
+                    (adamw, position) = checkpoint::restore(folder, &network, position)?;
                     watch.note(&format!("going on from {}", folder.display()));
                 }
                 None => watch.note("no checkpoint yet: starting at step 0"),
             }
         }
-        let cache = open_cache(&recipe, &network, start)?;
+        let cache = open_cache(&recipe, &network, &train, start);
         let degradation = recipe.degree.as_ref().map(|d| {
             let eos = network.model.eos.first().copied();
             Arc::new(Degradation::new(d, recipe.seed, &network.model.tokenizer, eos))
@@ -151,7 +153,8 @@ impl Trainer {
     /// If the loss stops being finite, the disk is full, or the user stops it (a checkpoint is written first).
     pub fn run(&mut self, watch: &mut dyn Watch) -> Result<PathBuf, TrainError> {
         self.trim_metrics()?;
-        if self.position.step == 0 && !self.eval.is_empty() {
+        // A training that was stopped between a checkpoint and its evaluation owes that line.
+        if !self.eval.is_empty() && self.is_due(self.position.step) && !self.is_evaluated()? {
             self.report_evaluation(watch)?;
         }
         while self.position.step < self.total {
@@ -173,7 +176,7 @@ impl Trainer {
                 }
                 return Err(TrainError::Interrupted(self.position.step));
             }
-            if self.position.step.is_multiple_of(self.recipe.save.every.max(1)) || done {
+            if self.is_due(self.position.step) {
                 self.save()?;
                 if !self.eval.is_empty() {
                     self.report_evaluation(watch)?;
@@ -182,6 +185,25 @@ impl Trainer {
         }
         self.curves()?;
         checkpoint::finish(&self.recipe.out, &self.recipe, &self.network)
+    }
+
+    /// Whether a checkpoint and an evaluation follow this step.
+    fn is_due(&self, step: usize) -> bool {
+        step.is_multiple_of(self.recipe.save.every.max(1)) || step == self.total
+    }
+
+    /// Whether the metrics hold an evaluation after the present step.
+    fn is_evaluated(&self) -> Result<bool, TrainError> {
+        let path = self.recipe.out.join("metrics.jsonl");
+        if self.position.step == 0 || !path.exists() {
+            return Ok(false);
+        }
+        let text = fs::read_to_string(&path).map_err(TrainError::io(&path))?;
+        let here = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            line["step"] == self.position.step && line.get("eval_loss").is_some()
+        };
+        Ok(text.lines().any(here))
     }
 
     fn save(&mut self) -> Result<(), TrainError> {
@@ -465,6 +487,50 @@ fn row_kind(objective: &Objective) -> Result<RowKind, TrainError> {
     })
 }
 
+/// How a recipe's rows become ids under a model of this tokenizer and template.
+pub(crate) fn reading<'a>(
+    recipe: &Recipe,
+    tokenizer: &'a Tokenizer,
+    chat: &'a ChatTemplate,
+    eos: Option<u32>,
+    context: usize,
+) -> Result<Reading<'a>, TrainError> {
+    let loss_on = match &recipe.objective {
+        Objective::Sft(o) => o.loss_on,
+        _ => LossOn::Completion,
+    };
+    Ok(Reading {
+        tokenizer,
+        chat,
+        eos,
+        kind: row_kind(&recipe.objective)?,
+        loss_on,
+        max_length: recipe.data.max_length.min(context),
+        overlong: recipe.data.overlong,
+    })
+}
+
+/// Training and held-out rows, all of whose tokens the vocabulary has.
+pub(crate) fn rows(
+    recipe: &Recipe,
+    reading: &Reading<'_>,
+    vocabulary: usize,
+) -> Result<(Rows, Rows), TrainError> {
+    let read = |path: &PathBuf| {
+        let rows = reading.file(path)?;
+        let odd = rows.rows.iter().find_map(|r| Some((r.number(), r.outside(vocabulary)?)));
+        match odd {
+            Some((row, id)) => {
+                let what = format!("token {id}, but the model has a vocabulary of {vocabulary}");
+                Err(TrainError::Data { path: path.clone(), row, what })
+            }
+            None => Ok(rows),
+        }
+    };
+    let eval = recipe.data.eval.as_ref().map(read).transpose()?.unwrap_or_default();
+    Ok((read(&recipe.data.train)?, eval))
+}
+
 /// Training and held-out rows.
 fn read(
     recipe: &Recipe,
@@ -472,21 +538,9 @@ fn read(
     watch: &mut dyn Watch,
 ) -> Result<(Vec<Row>, Vec<Row>), TrainError> {
     let model = &network.model;
-    let loss_on = match &recipe.objective {
-        Objective::Sft(o) => o.loss_on,
-        _ => LossOn::Completion,
-    };
-    let reading = Reading {
-        tokenizer: &model.tokenizer,
-        chat: &model.chat,
-        eos: model.eos.first().copied(),
-        kind: row_kind(&recipe.objective)?,
-        loss_on,
-        max_length: recipe.data.max_length.min(model.context()),
-        overlong: recipe.data.overlong,
-    };
-    let train = reading.file(&recipe.data.train)?;
-    let eval = recipe.data.eval.as_ref().map(|p| reading.file(p)).transpose()?.unwrap_or_default();
+    let eos = model.eos.first().copied();
+    let reading = reading(recipe, &model.tokenizer, &model.chat, eos, model.context())?;
+    let (train, eval) = rows(recipe, &reading, model.decoder.config().vocab_size)?;
     if train.overlong > 0 {
         watch.note(&format!(
             "{} of {} rows were longer than {} tokens",
@@ -498,15 +552,22 @@ fn read(
     Ok((train.rows, eval.rows))
 }
 
-/// The cache of reference log-probabilities: none where the reference moves or is not needed.
-fn open_cache(recipe: &Recipe, network: &Network, start: &Start) -> Result<ReferenceCache, TrainError> {
+/// The cache of reference log-probabilities: none where the reference moves or is not needed. Its name says which weights
+/// looked at which ids: an edited chat template is another training file.
+fn open_cache(recipe: &Recipe, network: &Network, train: &[Row], start: &Start) -> ReferenceCache {
     if network.reference().is_none() || recipe.reference.is_some() {
-        return Ok(ReferenceCache::default());
+        return ReferenceCache::default();
     }
     let folder = start.cache.clone().unwrap_or_else(|| recipe.out.join("cache"));
-    let data = data::sha256(&recipe.data.train)?;
-    let settings = format!("{:?} {} {:?}", recipe.dtype, recipe.data.max_length, recipe.data.overlong);
-    let models = [network.reference_sha256.as_str(), network.model.sha256.as_str()];
-    let tokenizer = recipe.model.as_str();
-    Ok(ReferenceCache::open(&folder, &[models[0], models[1], tokenizer, &data, &settings]))
+    let mut ids = Sha256::new();
+    for row in train {
+        ids.update((row.number() as u64).to_le_bytes());
+        for part in row.parts() {
+            ids.update((part.len() as u64).to_le_bytes());
+            part.iter().for_each(|id| ids.update(id.to_le_bytes()));
+        }
+    }
+    let ids: String = ids.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let dtype = format!("{:?}", recipe.dtype);
+    ReferenceCache::open(&folder, &[&network.reference_sha256, &network.model.sha256, &dtype, &ids])
 }

@@ -8,7 +8,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::emit;
 
-fn memory() -> (Option<u64>, Option<u64>) {
+/// Bytes of memory in all and free, where the system says so.
+pub(super) fn memory() -> (Option<u64>, Option<u64>) {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| {
         let line = text.lines().find(|l| l.starts_with(name))?;

@@ -1,5 +1,7 @@
 //! `cycle models`: what there is, what it needs, what is wrong with it.
 
+mod write;
+
 use std::path::PathBuf;
 
 use candle_core::DType;
@@ -21,7 +23,13 @@ pub fn run(context: &Context, command: &ModelsCommand) -> Result<Outcome, Failur
     match command {
         ModelsCommand::List(args) => list(context, args.format),
         ModelsCommand::Show { model, format } => show(model, *format),
-        ModelsCommand::Verify { model, format } => check(model, *format),
+        ModelsCommand::Verify { model, format } => check(context, model, *format),
+        ModelsCommand::Merge { model, out, dtype, force } => {
+            write::merge(context, model, out, dtype.as_deref(), *force)
+        }
+        ModelsCommand::Quantize { model, kind, out, force } => {
+            write::quantize(context, model, kind, out, *force)
+        }
     }
 }
 
@@ -141,7 +149,7 @@ fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn check(model: &str, format: Format) -> Result<Outcome, Failure> {
+fn check(context: &Context, model: &str, format: Format) -> Result<Outcome, Failure> {
     let verification = match model.parse::<ModelRef>()? {
         ModelRef::Checkpoint { path, .. } if !path.exists() => {
             return Err(Failure::new(Code::Input, format!("{}: no such file or folder", path.display())));
@@ -159,10 +167,15 @@ fn check(model: &str, format: Format) -> Result<Outcome, Failure> {
         }
     };
     let outcome = if verification.faults.is_empty() { Outcome::Done } else { Outcome::Look };
+    // A store that cannot be used is no fault of the model.
+    let parents = match (&verification.sha256, context.store()) {
+        (Some(hash), Ok(store)) => store.parents(hash).unwrap_or_default(),
+        _ => Vec::new(),
+    };
     if format == Format::Json {
         let faults: Vec<String> = verification.faults.iter().map(ToString::to_string).collect();
         let document = json!({"schema": "cycle.verification/1", "ref": model, "tensors": verification.tensors,
-            "sha256": verification.sha256, "faults": faults, "notes": verification.notes});
+            "sha256": verification.sha256, "faults": faults, "notes": verification.notes, "parents": parents});
         emit(&document.to_string(), None)?;
         return Ok(outcome);
     }
@@ -172,6 +185,10 @@ fn check(model: &str, format: Format) -> Result<Outcome, Failure> {
     if verification.faults.is_empty() {
         let hash = verification.sha256.unwrap_or_default();
         emit(&format!("{model}: {} tensors, all sound; sha256 {hash}", verification.tensors), None)?;
+    }
+    for l in parents {
+        let by = l.run.map_or(String::new(), |run| format!(", run {run}"));
+        emit(&format!("{} {} (sha256 {}{by})", l.relation, l.parent_reference, l.parent), None)?;
     }
     for fault in &verification.faults {
         emit(&fault.to_string(), None)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use kernels::BlockFormat;
 
 use crate::config::{Architecture, DecoderConfig, MOST_LAYERS, Rope, RopeScaling};
@@ -19,7 +19,7 @@ use crate::error::ModelError;
 use crate::weights::WeightSource;
 use names::hf_name;
 
-pub use write::{GgufHeader, write, write_mixed};
+pub use write::{GgufHeader, Written, write, write_mixed};
 
 /// The bytes of a GGUF file: mapped, or part of the binary.
 pub type Bytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
@@ -242,19 +242,35 @@ impl WeightSource for Gguf {
         }
     }
 
-    fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
+    fn shape(&self, name: &str) -> Result<Vec<usize>, ModelError> {
         let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
-        let Some(info) = self.content.tensor_infos.get(stored) else { return Ok(None) };
+        let info = self.content.tensor_infos.get(stored);
+        Ok(info.ok_or_else(|| ModelError::MissingTensor(name.to_string()))?.shape.dims().to_vec())
+    }
+
+    /// Whatever is stored, it is read as f32.
+    fn dtype(&self, _name: &str) -> Result<DType, ModelError> {
+        Ok(DType::F32)
+    }
+
+    fn block_format(&self, name: &str) -> Option<BlockFormat> {
+        let info = self.content.tensor_infos.get(self.names.get(name)?)?;
+        let &[_, columns] = info.shape.dims() else { return None };
         let format = match info.ggml_dtype {
             GgmlDType::Q8_0 => BlockFormat::Q8_0,
             GgmlDType::Q4_0 => BlockFormat::Q4_0,
             GgmlDType::Q4_1 => BlockFormat::Q4_1,
-            _ => return Ok(None),
+            _ => return None,
+        };
+        (columns % BlockFormat::LENGTH == 0).then_some(format)
+    }
+
+    fn blocks(&self, name: &str) -> Result<Option<(BlockFormat, Vec<u8>)>, ModelError> {
+        let stored = self.names.get(name).ok_or_else(|| ModelError::MissingTensor(name.to_string()))?;
+        let (Some(info), Some(format)) = (self.content.tensor_infos.get(stored), self.block_format(name)) else {
+            return Ok(None);
         };
         let &[rows, columns] = info.shape.dims() else { return Ok(None) };
-        if columns % BlockFormat::LENGTH != 0 {
-            return Ok(None);
-        }
         let first = (self.content.tensor_data_offset + info.offset) as usize;
         let length = rows * columns / BlockFormat::LENGTH * format.bytes();
         let bytes = (*self.bytes).as_ref().get(first..first + length).map(<[u8]>::to_vec);

@@ -1,10 +1,13 @@
 //! Writing a decoder as GGUF, as the models that ship are.
 
-use std::io::Cursor;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
 
 use super::names::gguf_name;
 use super::rotate_halves;
@@ -18,7 +21,7 @@ use crate::weights::WeightSource;
 pub struct GgufHeader<'a> {
     /// Shown by tools.
     pub name: &'a str,
-    /// The decoder; llama only.
+    /// The decoder: llama, mistral without a window, qwen2 or qwen3.
     pub config: &'a DecoderConfig,
     /// A byte-level tokenizer of a kind that GGUF has a name for (SmolLM, GPT-2, Llama 3, Qwen, Tekken, GPT-4o).
     pub tokenizer: &'a Tokenizer,
@@ -30,7 +33,10 @@ pub struct GgufHeader<'a> {
     pub eos: Option<u32>,
 }
 
-/// Writes a llama-architecture decoder as GGUF with all matrices quantised to `kind`; see [`write_mixed`].
+/// How many tensors became what, by the names of the kinds.
+pub type Written = BTreeMap<String, usize>;
+
+/// Writes a decoder as GGUF with all matrices quantised to `kind`; see [`write_mixed`].
 ///
 /// # Errors
 /// As [`write_mixed`].
@@ -39,12 +45,12 @@ pub fn write(
     header: &GgufHeader<'_>,
     weights: &dyn WeightSource,
     kind: GgmlDType,
-) -> Result<(), ModelError> {
+) -> Result<Written, ModelError> {
     write_mixed(path, header, weights, &|_| kind)
 }
 
-/// Writes a llama-architecture decoder as GGUF: each matrix quantised to what `kind` says for its Hugging Face name
-/// (rows that do not fit its blocks to Q8_0, then F32), norms in f32. The file appears whole, by rename.
+/// Writes a decoder as GGUF: each matrix quantised to what `kind` says for its Hugging Face name
+/// (rows that do not fill its blocks of 256 to the next finer kind of 32, as llama.cpp does, then F32), norms in f32. The file appears whole, by rename.
 ///
 /// # Errors
 /// If the architecture or the tokenizer is another one, a tensor is missing, or the disk is full.
@@ -53,11 +59,18 @@ pub fn write_mixed(
     header: &GgufHeader<'_>,
     weights: &dyn WeightSource,
     kind: &dyn Fn(&str) -> GgmlDType,
-) -> Result<(), ModelError> {
+) -> Result<Written, ModelError> {
     let c = header.config;
-    if c.architecture != Architecture::Llama || c.rope.scaling != RopeScaling::None {
-        return Err(ModelError::Architecture { found: format!("{:?} for writing GGUF", c.architecture) });
-    }
+    let architecture = name_of(c).ok_or_else(|| {
+        ModelError::invalid(
+            path,
+            format!(
+                "{:?} with its window or rotary scaling is not written as GGUF; llama, mistral without a window, qwen2 \
+                 and qwen3 are",
+                c.architecture
+            ),
+        )
+    })?;
     let tokenizer: serde_json::Value = serde_json::from_str(&header.tokenizer.to_json()?)
         .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
     let pre = kind_of(&tokenizer).ok_or_else(|| {
@@ -101,69 +114,137 @@ pub fn write_mixed(
         }
     }
     let u32_of = |n: usize| Value::U32(n as u32);
-    let mut metadata: Vec<(&str, Value)> = vec![
-        ("general.architecture", Value::String("llama".into())),
+    let mut metadata: Vec<(String, Value)> = [
+        ("general.architecture", Value::String(architecture.into())),
         ("general.name", Value::String(header.name.into())),
         ("general.alignment", Value::U32(32)),
-        ("llama.block_count", u32_of(c.num_layers)),
-        ("llama.context_length", u32_of(c.max_position_embeddings)),
-        ("llama.embedding_length", u32_of(c.hidden_size)),
-        ("llama.feed_forward_length", u32_of(c.intermediate_size)),
-        ("llama.attention.head_count", u32_of(c.num_heads)),
-        ("llama.attention.head_count_kv", u32_of(c.num_kv_heads)),
-        ("llama.attention.key_length", u32_of(c.head_dim)),
-        ("llama.attention.value_length", u32_of(c.head_dim)),
-        ("llama.attention.layer_norm_rms_epsilon", Value::F32(c.rms_norm_eps as f32)),
-        ("llama.rope.freq_base", Value::F32(c.rope.theta as f32)),
-        ("llama.rope.dimension_count", u32_of(c.rope.rotary_dim)),
-        ("llama.vocab_size", u32_of(c.vocab_size)),
+        (".block_count", u32_of(c.num_layers)),
+        (".context_length", u32_of(c.max_position_embeddings)),
+        (".embedding_length", u32_of(c.hidden_size)),
+        (".feed_forward_length", u32_of(c.intermediate_size)),
+        (".attention.head_count", u32_of(c.num_heads)),
+        (".attention.head_count_kv", u32_of(c.num_kv_heads)),
+        (".attention.key_length", u32_of(c.head_dim)),
+        (".attention.value_length", u32_of(c.head_dim)),
+        (".attention.layer_norm_rms_epsilon", Value::F32(c.rms_norm_eps as f32)),
+        (".rope.freq_base", Value::F32(c.rope.theta as f32)),
+        (".rope.dimension_count", u32_of(c.rope.rotary_dim)),
+        (".vocab_size", u32_of(c.vocab_size)),
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String(pre.into())),
         ("tokenizer.ggml.tokens", strings(tokens)),
         ("tokenizer.ggml.token_type", Value::Array(types)),
         ("tokenizer.ggml.merges", strings(merges)),
         ("tokenizer.ggml.add_bos_token", Value::Bool(adds_bos)),
-    ];
+    ]
+    .into_iter()
+    .map(|(key, value)| {
+        (if key.starts_with('.') { format!("{architecture}{key}") } else { key.into() }, value)
+    })
+    .collect();
     if let Some(id) = header.bos {
-        metadata.push(("tokenizer.ggml.bos_token_id", Value::U32(id)));
+        metadata.push(("tokenizer.ggml.bos_token_id".into(), Value::U32(id)));
     }
     if let Some(id) = header.eos {
-        metadata.push(("tokenizer.ggml.eos_token_id", Value::U32(id)));
+        metadata.push(("tokenizer.ggml.eos_token_id".into(), Value::U32(id)));
     }
     if let Some(template) = header.chat_template {
-        metadata.push(("tokenizer.chat_template", Value::String(template.into())));
+        metadata.push(("tokenizer.chat_template".into(), Value::String(template.into())));
     }
-    let mut tensors = Vec::new();
+    let (mut tensors, mut kinds) = (Vec::new(), Written::new());
+    if let Some(factors) = factors(c) {
+        let factors = Tensor::new(factors, &Device::Cpu)?;
+        tensors.push(("rope_freqs.weight".to_string(), QTensor::quantize(&factors, GgmlDType::F32)?));
+    }
     for name in weights.names() {
         let Some(stored) = gguf_name(&name) else { continue };
         if c.tie_word_embeddings && name == "lm_head.weight" {
             continue;
         }
         let mut tensor = weights.tensor(&name)?.to_dtype(candle_core::DType::F32)?;
-        if name.contains("q_proj") {
-            tensor = rotate_halves(&tensor, c.num_heads, false)?;
-        } else if name.contains("k_proj") {
-            tensor = rotate_halves(&tensor, c.num_kv_heads, false)?;
+        // Only files of the architecture "llama" interleave the rotary halves.
+        let turned = if architecture != "llama" {
+            None
+        } else if name.contains("q_proj") {
+            Some(c.num_heads)
+        } else {
+            name.contains("k_proj").then_some(c.num_kv_heads)
+        };
+        if let Some(heads) = turned {
+            tensor = rotate_halves(&tensor, heads, false)?;
         }
         let kind = kind(&name);
         let width = tensor.dims().last().copied().unwrap_or(0);
-        let dtype = if tensor.rank() < 2 {
-            GgmlDType::F32
-        } else if width % kind.block_size() == 0 {
-            kind
-        } else if width % GgmlDType::Q8_0.block_size() == 0 {
-            GgmlDType::Q8_0
-        } else {
-            GgmlDType::F32
+        let fits = |kind: &GgmlDType| width % kind.block_size() == 0;
+        let dtype = match tensor.rank() {
+            0 | 1 => GgmlDType::F32,
+            _ => [kind, finer(kind)].into_iter().find(fits).unwrap_or(GgmlDType::F32),
         };
+        *kinds.entry(format!("{dtype:?}")).or_default() += 1;
         tensors.push((stored, QTensor::quantize(&tensor, dtype)?));
     }
-    let mut bytes = Cursor::new(Vec::new());
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
     let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    gguf_file::write(&mut bytes, &metadata, &tensors)?;
-    let temporary = path.with_extension("partial");
-    std::fs::write(&temporary, bytes.into_inner())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|source| ModelError::Io { path: path.into(), source })
+    let mut ending = path.file_name().unwrap_or_default().to_os_string();
+    ending.push(".partial");
+    let temporary = path.with_file_name(ending);
+    let written = (|| {
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        gguf_file::write(&mut file, &metadata, &tensors).map_err(io_of)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
+        std::fs::rename(&temporary, path)
+    })();
+    written.map(|()| kinds).map_err(|source| {
+        // What cannot be finished does not keep the room.
+        let _ = std::fs::remove_file(&temporary);
+        ModelError::Io { path: path.into(), source }
+    })
+}
+
+/// What stands in for a kind whose blocks of 256 a row does not fill.
+fn finer(kind: GgmlDType) -> GgmlDType {
+    match kind {
+        GgmlDType::Q2K | GgmlDType::Q3K => GgmlDType::Q4_0,
+        GgmlDType::Q4K => GgmlDType::Q5_0,
+        GgmlDType::Q5K => GgmlDType::Q5_1,
+        _ => GgmlDType::Q8_0,
+    }
+}
+
+/// The name of a family in GGUF files, if such a file can say all that the configuration does.
+fn name_of(c: &DecoderConfig) -> Option<&'static str> {
+    let scaled = c.rope.scaling != RopeScaling::None;
+    if c.sliding_window.iter().any(Option::is_some) || scaled && factors(c).is_none() {
+        return None;
+    }
+    match c.architecture {
+        // llama.cpp knows mistral as a llama.
+        Architecture::Llama | Architecture::Mistral => Some("llama"),
+        Architecture::Qwen2 if !scaled => Some("qwen2"),
+        Architecture::Qwen3 if !scaled => Some("qwen3"),
+        _ => None,
+    }
+}
+
+/// What divides the rotary frequencies, one by one, where it is the same for texts of every length: `rope_freqs.weight`.
+fn factors(c: &DecoderConfig) -> Option<Vec<f32>> {
+    let fixed = match &c.rope.scaling {
+        RopeScaling::Llama3 { .. } | RopeScaling::Linear { .. } => true,
+        RopeScaling::LongRope { short_factor, long_factor, attention_factor, .. } => {
+            short_factor == long_factor && *attention_factor == 1.0
+        }
+        RopeScaling::None => false,
+    };
+    let plain = |i: usize| c.rope.theta.powf(-2.0 * i as f64 / c.rope.rotary_dim as f64);
+    let ([scaled, _], _) = crate::decoder::frequencies(c);
+    fixed.then(|| scaled.iter().enumerate().map(|(i, f)| (plain(i) / f64::from(*f)) as f32).collect())
+}
+
+/// The system's error inside of candle's, where it is one.
+fn io_of(error: candle_core::Error) -> std::io::Error {
+    match error {
+        candle_core::Error::Io(e) => e,
+        other => std::io::Error::other(other.to_string()),
+    }
 }

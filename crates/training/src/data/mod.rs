@@ -1,10 +1,11 @@
 //! Rows of a training file as token ids.
 
 mod encode;
+mod parquet;
 mod read;
 
 pub use encode::Reading;
-pub(crate) use read::sha256;
+pub use read::sha256;
 
 use crate::objectives::Targets;
 
@@ -72,6 +73,20 @@ impl Row {
             Self::Pair(r) => r.row,
             Self::Answer(r) => r.row,
         }
+    }
+
+    /// Its sequences of ids: a text, or a prompt and its answers.
+    pub(crate) fn parts(&self) -> [&[u32]; 3] {
+        match self {
+            Self::Text(r) => [&r.ids, &[], &[]],
+            Self::Pair(r) => [&r.prompt, &r.chosen, &r.rejected],
+            Self::Answer(r) => [&r.prompt, &r.completion, &[]],
+        }
+    }
+
+    /// Its largest id, if a vocabulary of this size does not have it: rows of ids are not always for this model.
+    pub(crate) fn outside(&self, vocabulary: usize) -> Option<u32> {
+        self.parts().into_iter().flatten().copied().max().filter(|&id| id as usize >= vocabulary)
     }
 
     /// Tokens a user counts: every answer with its prompt.

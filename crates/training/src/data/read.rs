@@ -1,4 +1,4 @@
-//! Objects out of a training file: JSON lines, plain or `.zst`, one file or a folder of them.
+//! Objects out of a training file: JSON lines, plain or `.zst`, or parquet; one file or a folder of them.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -15,6 +15,10 @@ pub(super) fn rows(
 ) -> Result<(), TrainError> {
     let mut number = 0;
     for file in files(path)? {
+        if file.extension().is_some_and(|e| e == "parquet") {
+            super::parquet::rows(&file, &mut number, &mut f)?;
+            continue;
+        }
         let reader = File::open(&file).map_err(TrainError::io(&file))?;
         let reader: Box<dyn Read> = if file.extension().is_some_and(|e| e == "zst") {
             Box::new(zstd::Decoder::new(reader).map_err(TrainError::io(&file))?)
@@ -47,19 +51,22 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, TrainError> {
     for entry in std::fs::read_dir(path).map_err(TrainError::io(path))? {
         let file = entry.map_err(TrainError::io(path))?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if [".jsonl", ".jsonl.zst"].iter().any(|end| name.ends_with(end)) {
+        if [".jsonl", ".jsonl.zst", ".parquet"].iter().any(|end| name.ends_with(end)) {
             found.push(file);
         }
     }
     found.sort();
     if found.is_empty() {
-        let what = "the folder holds no .jsonl file".into();
+        let what = "the folder holds no .jsonl, .jsonl.zst or .parquet file".into();
         return Err(TrainError::Data { path: path.into(), row: 1, what });
     }
     Ok(found)
 }
 
 /// SHA-256 (hex) of a path's files, in order.
-pub(crate) fn sha256(path: &Path) -> Result<String, TrainError> {
+///
+/// # Errors
+/// If one cannot be read.
+pub fn sha256(path: &Path) -> Result<String, TrainError> {
     Ok(models::sha256_of_files(&files(path)?)?)
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use models::{
     Architecture, DecoderConfig, LoadOptions, Model, ModelSource, Rope, RopeScaling, SafetensorsFolder,
-    Tokenizer, WeightSource,
+    Tokenizer, WeightSource, inventory,
 };
 use serde_json::json;
 
@@ -83,30 +83,19 @@ impl Micro {
     }
 
     fn tensors(&self, seed: u64) -> Result<HashMap<String, Tensor>, TrainError> {
-        let (h, wide, words) = (self.hidden, 2 * self.hidden, self.words.len());
-        let mut shapes: Vec<(String, [usize; 2], f64)> = vec![
-            ("model.embed_tokens.weight".into(), [words, h], 0.1),
-            ("lm_head.weight".into(), [words, h], self.head),
-        ];
-        let mut norms = vec!["model.norm.weight".to_string()];
-        for layer in 0..self.layers {
-            let name = |module: &str| format!("model.layers.{layer}.{module}.weight");
-            let scale = |inputs: usize| 1.0 / (inputs as f64).sqrt();
-            for module in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"] {
-                shapes.push((name(module), [h, h], scale(h)));
-            }
-            shapes.push((name("mlp.gate_proj"), [wide, h], scale(h)));
-            shapes.push((name("mlp.up_proj"), [wide, h], scale(h)));
-            shapes.push((name("mlp.down_proj"), [h, wide], scale(wide)));
-            norms.extend([name("input_layernorm"), name("post_attention_layernorm")]);
-        }
         let mut tensors = HashMap::new();
-        for (name, shape, deviation) in shapes {
-            let values = normal(seed, &name, shape[0] * shape[1], deviation);
-            tensors.insert(name, Tensor::from_vec(values, (shape[0], shape[1]), &Device::Cpu)?);
-        }
-        for name in norms {
-            tensors.insert(name, Tensor::from_vec(vec![1f32; h], h, &Device::Cpu)?);
+        for (name, shape) in inventory(&self.config()) {
+            let count = shape.iter().product();
+            let deviation = match (name.as_str(), shape.get(1)) {
+                ("model.embed_tokens.weight", _) => 0.1,
+                ("lm_head.weight", _) => self.head,
+                (_, Some(&inputs)) => 1.0 / (inputs as f64).sqrt(),
+                // Norms begin as no norm at all.
+                (_, None) => 0.0,
+            };
+            let values =
+                if shape.len() == 1 { vec![1f32; count] } else { normal(seed, &name, count, deviation) };
+            tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
         }
         Ok(tensors)
     }

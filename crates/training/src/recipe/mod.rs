@@ -306,6 +306,7 @@ impl Default for RewardObjective {
 }
 
 /// Loss, by the recipe's kind.
+#[allow(clippy::large_enum_variant)] // there is one in a recipe
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Objective {
@@ -375,6 +376,16 @@ pub struct Optimizer {
     /// Micro-batches of a step.
     #[serde(default = "defaults::one")]
     pub gradient_accumulation_steps: usize,
+}
+
+impl Optimizer {
+    /// Optimiser steps over so many rows.
+    pub fn steps(&self, rows: usize) -> usize {
+        let per_step = self.batch_size * self.gradient_accumulation_steps;
+        self.max_steps.unwrap_or_else(|| {
+            (self.num_train_epochs.unwrap_or(1.0) * rows as f64 / per_step as f64).ceil() as usize
+        })
+    }
 }
 
 /// Checkpoints.
@@ -466,6 +477,7 @@ impl Recipe {
         Ok(recipe)
     }
 
+    #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN is refused too
     fn check(&self) -> Result<(), TrainError> {
         let bad = |what: &str| Err(TrainError::Recipe(what.into()));
         let o = &self.optimizer;

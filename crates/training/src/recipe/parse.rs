@@ -19,7 +19,9 @@ pub(super) fn read<T: DeserializeOwned>(value: toml::Value) -> Result<T, TrainEr
         // "unknown field `x`, expected one of `a`, `b`, …"
         let mut names = message.split('`').skip(1).step_by(2);
         let near = names.next().filter(|_| message.contains("unknown")).and_then(|word| {
-            names.map(|k| (strsim::damerau_levenshtein(word, k), k)).min().filter(|(d, _)| *d <= 4)
+            let nearest = names.map(|k| (strsim::damerau_levenshtein(word, k), k)).min();
+            // A word that shares no letter with any name was not mistyped: all names are told.
+            nearest.filter(|(d, _)| *d <= 4 && *d < word.len())
         });
         match near {
             Some((_, near)) => {
