@@ -57,7 +57,7 @@ fn steps(oracles: &[Oracle], iterates: &[Policy], eta: f64) -> (Vec<f64>, Vec<f6
 
 pub(super) fn run(options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Report, TrainError> {
     let mut s =
-        Setting { rounds: 40, eta: 0.5, beta: 0.3, round: Round { steps: 40, rate: 5e-3, draws: 64 } };
+        Setting { rounds: 40, eta: 0.5, beta: 0.3, round: Round { steps: 80, rate: 5e-3, draws: 128 } };
     if options.small {
         s.rounds = 12;
         s.round.steps = 20;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::report::{interval, short};
+use super::report::interval;
 
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 270.0;
@@ -78,6 +78,22 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
+/// Three to eight round numbers between both ends.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let rough = (high - low) / 4.0;
+    let size = 10f64.powf(rough.log10().floor());
+    let step = [1.0, 2.0, 5.0].map(|m| m * size).into_iter().filter(|s| *s <= rough).fold(size, f64::max);
+    let (first, last) = ((low / step).ceil() as i64, (high / step).floor() as i64);
+    (first..=last).map(|i| i as f64 * step).collect()
+}
+
+/// At most four decimals, none that says nothing.
+fn plain(value: f64) -> String {
+    let text = format!("{value:.4}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".into() } else { text.into() }
+}
+
 /// The panels, two a row.
 pub(super) fn svg(title: &str, panels: &[Panel]) -> String {
     let columns = panels.len().clamp(1, 2);
@@ -136,8 +152,7 @@ fn draw(out: &mut String, x: f64, y: f64, panel: &Panel) {
         (top + bottom) / 2.0,
         escaped(&panel.y)
     );
-    for i in 0..=4 {
-        let v = y0 + (y1 - y0) * f64::from(i) / 4.0;
+    for v in ticks(y0, y1) {
         let _ = writeln!(
             out,
             "<path d=\"M{left} {0:.1}H{right}\" stroke=\"#eee\"/>\
@@ -145,7 +160,7 @@ fn draw(out: &mut String, x: f64, y: f64, panel: &Panel) {
             py(v),
             left - 4.0,
             py(v) + 4.0,
-            short(if v.abs() < 1e-9 * (y1 - y0) { 0.0 } else { v })
+            plain(v)
         );
     }
     for (name, at) in &panel.levels {
@@ -166,8 +181,8 @@ fn draw(out: &mut String, x: f64, y: f64, panel: &Panel) {
              <text x=\"{right}\" y=\"{0}\" text-anchor=\"end\" fill=\"#666\">{2}</text>\
              <text x=\"{3}\" y=\"{0}\" text-anchor=\"middle\" fill=\"#555\">{4}</text>",
             bottom + 13.0,
-            short(x0),
-            short(x1),
+            plain(x0),
+            plain(x1),
             (left + right) / 2.0,
             escaped(&panel.x)
         );
@@ -211,5 +226,18 @@ fn draw(out: &mut String, x: f64, y: f64, panel: &Panel) {
             kx + 20.0,
             escaped(&curve.name),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_inside() {
+        let shown = |low, high| ticks(low, high).into_iter().map(plain).collect::<Vec<_>>();
+        assert_eq!(shown(0.0, 1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
+        assert_eq!(shown(-0.0022, 0.0359), ["0", "0.005", "0.01", "0.015", "0.02", "0.025", "0.03", "0.035"]);
+        assert_eq!(shown(3.1, 24.0), ["5", "10", "15", "20"]);
     }
 }

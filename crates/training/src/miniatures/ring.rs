@@ -121,8 +121,8 @@ pub(super) fn run(options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Repo
         "Reward models over a micro llama decoder (hidden 32, 1 layer, made by seed): GPM (2k = {DIM}, unit length, tau \
          {TAU}) and Bradley–Terry on the same trunk, {STEPS} steps each (AdamW {RATE}, cosine) on 70 % of the pairs of a \
          rotational ring, the others held out; an item is a word of its own. On {} items the pairs seen leave the order \
-         of neighbours open for about a tenth of those held out, whatever the model: the promise of {PROMISED} is made \
-         for {LARGE} items and more.",
+         of neighbours open for about a tenth of those held out, to a model that does not know that the ring is even: the \
+         promise of {PROMISED} is made for {LARGE} items and more.",
         sizes[0]
     ));
     let mut dots: Vec<Panel> = Vec::new();
