@@ -25,7 +25,7 @@ fn every_command_has_help_with_an_example_and_completions_and_man_pages_are_ther
     let commands = "review,research,read,generate,logprobs,embed,papers,papers list,papers show,papers export,reviews,\
         reviews list,reviews show,reviews export,runs,runs list,runs show,runs export,models,models list,models show,\
         models verify,models merge,models quantize,train,train sft,train reward,train preference,train objectives,\
-        train recipes,doctor,config,config show,completions,man";
+        train recipes,bench,doctor,config,config show,completions,man";
     for command in commands.split(',') {
         let words: Vec<&str> = command.split_whitespace().collect();
         let first = words[0];

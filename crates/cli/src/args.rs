@@ -196,6 +196,11 @@ pub enum Command {
     /// Train a model by a recipe
     #[command(subcommand, after_help = "Example: cycle train preference --recipe mini --out mini")]
     Train(TrainCommand),
+    /// The claims this program builds on, each as an experiment of minutes
+    #[command(
+        after_help = "Example: cycle bench list\n         cycle bench gpm-ring --out results/gpm-ring\nExit code 1: a claim does not hold."
+    )]
+    Bench(BenchArgs),
     /// What this machine can run
     #[command(after_help = "Example: cycle doctor")]
     Doctor(ShowArgs),
@@ -427,6 +432,26 @@ pub enum StoredCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
+}
+
+/// `cycle bench`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchArgs {
+    /// Which one; `list` names them all
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Independent repetitions
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: u64,
+    /// Less of everything, in seconds: shows that it runs, its figures are no result
+    #[arg(long)]
+    pub small: bool,
+    /// The folder for report.json and plot.svg [default: cycle-bench/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// text or json
+    #[arg(long, value_parser = text_or_json(), default_value = "text")]
+    pub format: Format,
 }
 
 /// `cycle config`.

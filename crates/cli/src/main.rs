@@ -136,6 +136,7 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Runs(command) => commands::stored::runs(&context, &command),
         Command::Models(command) => commands::models::run(&context, &command),
         Command::Train(command) => commands::train::run(&context, &command),
+        Command::Bench(args) => commands::bench::run(&context, &args),
         Command::Doctor(args) => commands::doctor::run(&context, &args),
         Command::Config(ConfigCommand::Show(args)) => commands::doctor::config(&context, &args),
         Command::Completions { .. } | Command::Man { .. } => Ok(Outcome::Done),

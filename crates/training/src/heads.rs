@@ -79,7 +79,7 @@ impl LinearHead {
 }
 
 /// Numbers of N(0, deviation²), a function of the seed and the name alone (Box–Muller over SplitMix64).
-fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
+pub(crate) fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec<f32> {
     let mut state = name
         .bytes()
         .fold(seed ^ 0x6a09_e667_f3bc_c908, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));

@@ -19,6 +19,7 @@ mod heads;
 mod memory;
 mod merge;
 pub mod mini;
+pub mod miniatures;
 mod network;
 pub mod ngram;
 pub mod objectives;
