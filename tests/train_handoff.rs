@@ -95,19 +95,20 @@ fn what_an_engine_cannot_do_is_refused_by_name() {
 fn an_interrupt_ends_the_engine_and_all_it_started() {
     use std::os::unix::fs::PermissionsExt;
     let home = home();
-    let fake = home.write("bin/trl", "#!/bin/sh\nsleep 60 &\necho $! > worker\necho started\nwait\n");
+    let fake = home.write("bin/trl", "#!/bin/sh\n(while :; do echo x >> beat; sleep 0.1; done) &\nwait\n");
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let mut child =
         home.command(&[&SFT[..], &["s", "--python", "bin/python", "--quiet"]].concat()).spawn().unwrap();
-    while !fs::read_to_string(home.path("worker")).is_ok_and(|w| w.ends_with('\n')) {
+    let beats = || fs::metadata(home.path("beat")).map_or(0, |m| m.len());
+    while beats() == 0 {
         assert!(child.try_wait().unwrap().is_none(), "it ended before the engine began");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     support::interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let worker = fs::read_to_string(home.path("worker")).unwrap();
-    let alive = std::process::Command::new("kill").args(["-0", worker.trim()]).output().unwrap();
-    assert!(!alive.status.success(), "the worker lives on");
+    let before = beats();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(beats(), before, "the worker lives on");
     let runs = json(&home, &["runs", "list", "--format", "json"]);
     assert_eq!(runs["rows"][0]["status"], "interrupted");
 }
