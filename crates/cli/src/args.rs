@@ -9,7 +9,7 @@ mod models;
 mod train;
 
 pub use models::ModelsCommand;
-pub use train::{Engine, TrainArgs, TrainCommand};
+pub use train::{Engine, Share, TrainArgs, TrainCommand};
 
 /// The command line.
 #[derive(Debug, Parser)]

@@ -158,6 +158,10 @@ impl From<review::ReviewError> for Failure {
 impl From<training::TrainError> for Failure {
     fn from(error: training::TrainError) -> Self {
         use training::TrainError as E;
+        let error = match error {
+            E::Handoff(inner) => return inner.into(),
+            other => other,
+        };
         let code = match &error {
             E::Data { .. } => Code::Input,
             E::Io { path, source } => return Self::io(path, source),

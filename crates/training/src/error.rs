@@ -53,6 +53,9 @@ pub enum TrainError {
     /// The user stopped it; the last checkpoint stays.
     #[error("interrupted at step {0}; the same command with --resume goes on from there")]
     Interrupted(usize),
+    /// It cannot be handed over.
+    #[error("{0}")]
+    Handoff(#[from] crate::handoff::HandoffError),
 }
 
 impl TrainError {

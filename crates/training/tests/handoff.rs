@@ -286,7 +286,7 @@ fn a_program_that_fails_is_quoted() {
     fs::set_permissions(&trl, fs::Permissions::from_mode(0o755)).unwrap();
     let program = training::handoff::find(&plan, Some(&python)).unwrap();
     let mut said = 0;
-    let result = training::handoff::run(&plan, &program, &mut |_| said += 1);
+    let result = training::handoff::run(&plan, &program, &|| false, &mut |_| said += 1);
     refused(result, &["trl sft ended with exit code 3: ValueError: two", "log.txt"]);
     assert_eq!((said, fs::read_to_string(j.folder().join("log.txt")).unwrap().lines().count()), (3, 3));
 }
@@ -419,7 +419,7 @@ fn trained(j: &Job, rows: &[Value], folder: &Path, python: &Path, name: &str) ->
     plan.write().unwrap();
     let program = training::handoff::find(&plan, Some(python)).unwrap();
     let mut said = Vec::new();
-    training::handoff::run(&plan, &program, &mut |line| said.push(line.to_owned()))
+    training::handoff::run(&plan, &program, &|| false, &mut |line| said.push(line.to_owned()))
         .unwrap_or_else(|e| panic!("{name}: {e}\n{}", said.join("\n")));
     let taken = take_back(j, &plan).unwrap();
     assert_eq!(Some(taken.steps), j.optimizer.max_steps, "{name}");

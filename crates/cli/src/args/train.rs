@@ -43,6 +43,19 @@ pub enum Engine {
     Openrlhf,
 }
 
+/// How GPUs share weights and moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Share {
+    /// Each GPU holds all.
+    None,
+    /// DeepSpeed: gradients and moments are spread.
+    Zero2,
+    /// DeepSpeed: weights too.
+    Zero3,
+    /// PyTorch's own: weights too.
+    Fsdp,
+}
+
 /// One training.
 #[derive(Debug, Clone, Args)]
 pub struct TrainArgs {
@@ -70,9 +83,24 @@ pub struct TrainArgs {
     /// Say what would be done, and stop
     #[arg(long)]
     pub dry_run: bool,
-    /// Who trains: this program, or a script for another one
+    /// Who trains: this program, or another one that data and configuration are handed to
     #[arg(long, value_enum, default_value = "local")]
     pub engine: Engine,
+    /// TRL, OpenRLHF: the Python whose environment has it (else the one on PATH)
+    #[arg(long, value_name = "PATH")]
+    pub python: Option<PathBuf>,
+    /// TRL, OpenRLHF: GPUs of each machine; TRL trains on the CPU without
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub gpus: Option<u32>,
+    /// TRL, OpenRLHF: machines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub machines: Option<u32>,
+    /// TRL: the first machine; OpenRLHF: the Ray dashboard
+    #[arg(long, value_name = "HOST:PORT")]
+    pub main: Option<String>,
+    /// TRL, OpenRLHF: how GPUs share weights and moments
+    #[arg(long, value_enum)]
+    pub sharding: Option<Share>,
     /// text or json
     #[arg(long, value_parser = text_or_json(), default_value = "text")]
     pub format: Format,

@@ -1,6 +1,7 @@
 //! `cycle train`: recipes, what they will do, and doing it.
 
 mod finished;
+mod handoff;
 mod objectives;
 mod plan;
 mod recipe;
@@ -27,18 +28,16 @@ pub fn run(context: &Context, command: &TrainCommand) -> Result<Outcome, Failure
         TrainCommand::Objectives { format } => return objectives::show(*format),
         TrainCommand::Recipes { name, format } => return recipe::show(name.as_deref(), *format),
     };
+    handoff::check(args)?;
     let recipe = recipe::chosen(context, kind, args)?;
+    if args.engine != Engine::Local {
+        return handoff::run(context, &recipe, args);
+    }
     if args.dry_run {
         emit(&plan::shown(&recipe, &Plan::of(&recipe)?, args.format), None)?;
         return Ok(Outcome::Done);
     }
-    match args.engine {
-        Engine::Local => local(context, recipe, args),
-        Engine::Trl | Engine::Openrlhf => Err(Failure::new(
-            Code::Usage,
-            "--engine trl and --engine openrlhf are not in this version; --engine local trains here",
-        )),
-    }
+    local(context, recipe, args)
 }
 
 /// Trains in this process; the run, its start and what came out of it are rows of the store.

@@ -303,6 +303,9 @@ pub enum HandoffError {
         /// Where all of it is.
         log: PathBuf,
     },
+    /// Stopped from outside, the program with it.
+    #[error("interrupted; what {0} said is in handoff/log.txt, --resume goes on from its newest checkpoint")]
+    Interrupted(&'static str),
 }
 
 impl HandoffError {

@@ -12,6 +12,7 @@ mod events;
 mod job;
 pub mod openrlhf;
 mod plan;
+mod recipe;
 mod rows;
 mod run;
 mod take;
@@ -20,6 +21,7 @@ mod yaml;
 
 pub use job::{HandoffError, Hardware, Job, Lora, Loss, Method, Precision, Reduction, Sharding, eos_token};
 pub use plan::Plan;
+pub use recipe::{Reader, write_rows};
 pub use rows::{Form, Source, Written};
 pub use run::{find, run};
 pub use take::{Taken, take_back};

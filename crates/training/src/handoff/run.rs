@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use super::{HandoffError, Plan};
 
@@ -32,14 +33,23 @@ pub fn find(plan: &Plan, python: Option<&Path>) -> Result<PathBuf, HandoffError>
 }
 
 /// Starts `program` (from [`find`]) with the arguments of the plan and waits for its end. Every line it says goes to
-/// `each` and into `log.txt` beside the plan's files.
+/// `each` and into `log.txt` beside the plan's files. Once `stop` says so, the program and all it started are ended.
 ///
 /// # Errors
-/// If it cannot be started or ends with an error; its last words are given.
-pub fn run(plan: &Plan, program: &Path, each: &mut dyn FnMut(&str)) -> Result<(), HandoffError> {
+/// If it cannot be started or ends with an error (its last words are given), or was stopped.
+pub fn run(
+    plan: &Plan,
+    program: &Path,
+    stop: &dyn Fn() -> bool,
+    each: &mut dyn FnMut(&str),
+) -> Result<(), HandoffError> {
     let path = plan.folder.join("log.txt");
     let mut log = File::create(&path).map_err(HandoffError::io(&path))?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // A group of its own: its launchers, workers and itself are ended together.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command
         .args(plan.command.iter().skip(1))
         .envs(plan.environment.iter().map(|(k, v)| (k, v)))
         .env("PYTHONUNBUFFERED", "1")
@@ -59,7 +69,26 @@ pub fn run(plan: &Plan, program: &Path, each: &mut dyn FnMut(&str)) -> Result<()
     }
     drop(send);
     let mut last = String::new();
-    for line in receive {
+    let mut asked: Option<Instant> = None;
+    loop {
+        if stop() {
+            match asked {
+                None => {
+                    end(&mut child, false);
+                    asked = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() > GRACE => {
+                    end(&mut child, true);
+                    break;
+                }
+                Some(_) => {}
+            }
+        }
+        let line = match receive.recv_timeout(Duration::from_millis(100)) {
+            Ok(line) => line,
+            Err(mpsc::RecvTimeoutError::Timeout) => continue,
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        };
         writeln!(log, "{line}").map_err(HandoffError::io(&path))?;
         each(&line);
         if says_more(&line) {
@@ -67,6 +96,9 @@ pub fn run(plan: &Plan, program: &Path, each: &mut dyn FnMut(&str)) -> Result<()
         }
     }
     let status = child.wait().map_err(HandoffError::io(program))?;
+    if asked.is_some() {
+        return Err(HandoffError::Interrupted(plan.engine));
+    }
     if status.success() {
         return Ok(());
     }
@@ -76,6 +108,24 @@ pub fn run(plan: &Plan, program: &Path, each: &mut dyn FnMut(&str)) -> Result<()
         last: last.trim().chars().take(300).collect(),
         log: path,
     })
+}
+
+/// How long a program that was asked to end may take.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Asks the program and all it started to end, or ends them.
+fn end(child: &mut Child, now: bool) {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, Signal, kill_process_group};
+        let signal = if now { Signal::KILL } else { Signal::TERM };
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+            // Gone already: nothing to end.
+            let _ = kill_process_group(group, signal);
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (now, child.kill());
 }
 
 /// Lines end with a line feed or, of progress bars, a carriage return.
