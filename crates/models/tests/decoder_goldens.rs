@@ -274,7 +274,9 @@ fn every_architecture_trains_what_it_runs() {
         let prompts: Vec<Vec<u32>> =
             ["p33", "p7"].iter().map(|p| ids(&case.golden["prompts"][*p]["ids"])).collect();
         let mut batch = PackedBatch::default();
-        prompts.iter().for_each(|p| drop(batch.push(p)));
+        for prompt in &prompts {
+            batch.push(prompt);
+        }
         // Of the same tokens: what inference says of each, and what training says of them.
         let mut cache = case.decoder.cache();
         let rows: Vec<(SequenceId, &[u32])> =
