@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use support::{goldens, json, settings};
-use training::objectives::{
-    Answer, Batch, Labelled, Loss, Objective, Pair, Settings, State,
-};
+use training::objectives::{Answer, Batch, Labelled, Loss, Objective, Pair, Settings, State};
 use training::rewards::gpm::{Gate, Gpm};
 use training::rewards::{BradleyTerry, Goal};
 
