@@ -9,7 +9,7 @@ mod terminal;
 
 use training::{Plan, Recipe, Start, TrainError, Trainer};
 
-use crate::args::{Engine, Format, TrainArgs, TrainCommand};
+use crate::args::{Engine, TrainArgs, TrainCommand};
 use crate::commands::Outcome;
 use crate::context::Context;
 use crate::failure::{Code, Failure};
@@ -56,23 +56,8 @@ fn local(context: &Context, recipe: Recipe, args: &TrainArgs) -> Result<Outcome,
     store.put_stage(&id, "start", &origin.stage().to_string())?;
     let result = trainer.run(&mut watch).map_err(|e| advise(e, args));
     watch.done();
-    match result.and_then(|folder| finished::record(&store, &id, &recipe, &origin, &folder)) {
-        Ok(document) => {
-            store.end_run(&id, "done", None)?;
-            let text = match args.format {
-                Format::Json => document.to_string(),
-                _ => recipe.out.join("final").display().to_string(),
-            };
-            emit(&text, None)?;
-            Ok(Outcome::Done)
-        }
-        Err(failure) => {
-            let status = if failure.code == Code::Interrupted { "interrupted" } else { "failed" };
-            // A disk that is too full for this row is what the failure says already.
-            let _ = store.end_run(&id, status, Some(&failure.what));
-            Err(failure)
-        }
-    }
+    let recorded = result.and_then(|folder| finished::record(&store, &id, &recipe, &origin, &folder));
+    finished::close(&store, &id, &recipe, recorded, args.format)
 }
 
 /// An error with what to do about it.

@@ -11,6 +11,11 @@ with dtype = "bf16" and its defaults. Tokens are counted alike: every token of e
 shared by two answers counts twice on both sides. Peak memory is ru_maxrss of the process.
 
 Prints a Markdown table: speed and memory of both, and `ours / peer`; misses are marked.
+
+    python compare.py --cycle target/release/cycle --data DIR --memory
+
+runs no TRL: one step of `cycle` on long rows, its peak memory beside what `cycle train --dry-run` predicts (wide/ and
+rows128k/ too).
 """
 import argparse
 import json
@@ -47,25 +52,53 @@ def measured(command, env):
         return out.read(), usage.ru_maxrss / 1024
 
 
+MEMORY = [  # name, method, model folder, rows folder, rows
+    ("smollm2-sft-512", "sft", "smollm2", "rows49k", "sft-512"),
+    ("smollm2-sft-8192", "sft", "smollm2", "rows49k", "sft-8192"),
+    ("wide-dpo-16384", "dpo", "wide", "rows128k", "dpo-16384"),
+]
+
+
+def recipe(folder, method, model, rows, batch, steps):
+    """Kind of training, and the file of a LoRA recipe below the folder."""
+    kind = {"sft": "sft", "dpo": "preference"}[method]
+    objective = '[objective]\nname = "sigmoid"\nbeta = 0.1\n' if method == "dpo" else ""
+    (folder / "recipe.toml").write_text(
+        f'kind = "{kind}"\nmodel = "{model}"\nout = "{folder}/out"\ndtype = "bf16"\n[data]\ntrain = "{rows}"\n'
+        f'shuffle = false\nmax_length = 40000\n{objective}[lora]\nr = 16\nlora_alpha = 32\n[optimizer]\n'
+        f'learning_rate = 1e-4\nlr_scheduler_type = "constant"\nbatch_size = {batch}\nmax_steps = {steps}\n'
+        f"[save]\nevery = {steps}\n"
+    )
+    return kind, folder / "recipe.toml"
+
+
 def ours(args, method, model, rows, batch, steps):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        kind = {"sft": "sft", "dpo": "preference"}[method]
-        objective = '[objective]\nname = "sigmoid"\nbeta = 0.1\n' if method == "dpo" else ""
-        (folder / "recipe.toml").write_text(
-            f'kind = "{kind}"\nmodel = "{model}"\nout = "{folder}/out"\ndtype = "bf16"\n[data]\ntrain = "{rows}"\n'
-            f'shuffle = false\nmax_length = 40000\n{objective}[lora]\nr = 16\nlora_alpha = 32\n[optimizer]\n'
-            f'learning_rate = 1e-4\nlr_scheduler_type = "constant"\nbatch_size = {batch}\nmax_steps = {steps}\n'
-            f"[save]\nevery = {steps}\n"
-        )
+        kind, file = recipe(folder, method, model, rows, batch, steps)
         env = dict(os.environ, CYCLE_HOME=str(folder / "home"), RAYON_NUM_THREADS=str(args.threads))
-        command = [args.cycle, "train", kind, "--config", folder / "recipe.toml", "--quiet"]
-        _, peak = measured(command, env)
+        _, peak = measured([args.cycle, "train", kind, "--config", file, "--quiet"], env)
         lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
         lines = [line for line in lines if "tokens_per_second" in line][1:]
         tokens = sum(line["tokens"] for line in lines)
         seconds = sum(line["tokens"] / line["tokens_per_second"] for line in lines)
-        return tokens / seconds, peak, lines[-1]["loss"]
+        return tokens / seconds if lines else None, peak
+
+
+def predicted(args, method, model, rows):
+    with tempfile.TemporaryDirectory() as folder:
+        kind, file = recipe(pathlib.Path(folder), method, model, rows, 1, 1)
+        out, _ = measured([args.cycle, "train", kind, "--config", file, "--dry-run", "--format", "json"], dict(os.environ))
+        return json.loads(out)["plan"]["memory"]["peak"] / 2**20
+
+
+def memory_table(args):
+    print("| case | predicted MB | measured MB | ratio |\n|---|---|---|---|", flush=True)
+    for name, method, model, rows_folder, rows in MEMORY:
+        rows = args.data / rows_folder / f"{rows}.jsonl"
+        plan = predicted(args, method, args.data / model, rows)
+        _, peak = ours(args, method, args.data / model, rows, 1, 1)
+        print(f"| {name} | {plan:.0f} | {peak:.0f} | {plan / peak:.2f} |", flush=True)
 
 
 def peer(args, method, model, rows, batch, steps, dtype):
@@ -73,7 +106,7 @@ def peer(args, method, model, rows, batch, steps, dtype):
                "--steps", str(steps), "--threads", str(args.threads), "--dtype", dtype, "--no-checkpointing"]
     out, peak = measured(command, dict(os.environ))
     report = json.loads(out.splitlines()[-1])
-    return report["tokens_per_second"], peak, report["losses"][-1]
+    return report["tokens_per_second"], peak
 
 
 def main():
@@ -82,8 +115,11 @@ def main():
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only")
+    parser.add_argument("--memory", action="store_true", help="peak memory of long rows, and its prediction")
     parser.add_argument("--out", type=pathlib.Path)
     args = parser.parse_args()
+    if args.memory:
+        return memory_table(args)
     lines = ["| case | cycle tokens/s | TRL f32 | TRL bf16 | speed ratio | cycle MB | peer MB | memory ratio | |",
              "|---|---|---|---|---|---|---|---|---|"]
     print("\n".join(lines), flush=True)
@@ -91,7 +127,7 @@ def main():
         if args.only and name not in args.only.split(","):
             continue
         rows = args.data / rows_folder / f"{rows}.jsonl"
-        speed, peak, _ = ours(args, method, args.data / model, rows, batch, steps)
+        speed, peak = ours(args, method, args.data / model, rows, batch, steps)
         f32 = peer(args, method, args.data / model, rows, batch, steps, "float32")
         bf16_model = args.data / f"{model}-bf16"
         bf16 = peer(args, method, bf16_model if bf16_model.exists() else args.data / model, rows, batch, steps, "bfloat16")

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use store::{Lineage, Store};
 use training::Recipe;
 
-use crate::failure::Failure;
+use crate::args::Format;
+use crate::commands::Outcome;
+use crate::failure::{Code, Failure};
+use crate::output::emit;
 
 /// What a training began with, by hashes.
 pub struct Origin {
@@ -91,4 +94,34 @@ pub fn record(
         "metrics": line("loss"), "held_out": line("eval_loss")});
     store.put_stage(run, "final", &document.to_string())?;
     Ok(document)
+}
+
+/// Ends the run's row as it went, and prints the folder (or the document) that came out of it.
+///
+/// # Errors
+/// That of the training; if the store cannot be written.
+pub fn close(
+    store: &Store,
+    run: &str,
+    recipe: &Recipe,
+    recorded: Result<Value, Failure>,
+    format: Format,
+) -> Result<Outcome, Failure> {
+    match recorded {
+        Ok(document) => {
+            store.end_run(run, "done", None)?;
+            let text = match format {
+                Format::Json => document.to_string(),
+                _ => recipe.out.join("final").display().to_string(),
+            };
+            emit(&text, None)?;
+            Ok(Outcome::Done)
+        }
+        Err(failure) => {
+            let status = if failure.code == Code::Interrupted { "interrupted" } else { "failed" };
+            // A disk that is too full for this row is what the failure says already.
+            let _ = store.end_run(run, status, Some(&failure.what));
+            Err(failure)
+        }
+    }
 }

@@ -131,23 +131,9 @@ fn train(
     be_patient();
     let result = handoff::run(plan, program, &interrupted, &mut |line| context.note(line));
     let taken = result.and_then(|()| handoff::take_back(job, plan)).map_err(Failure::from);
-    match taken.and_then(|_| finished::record(&store, &id, recipe, &origin, &recipe.out.join("final"))) {
-        Ok(document) => {
-            store.end_run(&id, "done", None)?;
-            let text = match args.format {
-                Format::Json => document.to_string(),
-                _ => recipe.out.join("final").display().to_string(),
-            };
-            emit(&text, None)?;
-            Ok(Outcome::Done)
-        }
-        Err(failure) => {
-            let status = if failure.code == Code::Interrupted { "interrupted" } else { "failed" };
-            // A disk that is too full for this row is what the failure says already.
-            let _ = store.end_run(&id, status, Some(&failure.what));
-            Err(failure)
-        }
-    }
+    let recorded =
+        taken.and_then(|_| finished::record(&store, &id, recipe, &origin, &recipe.out.join("final")));
+    finished::close(&store, &id, recipe, recorded, args.format)
 }
 
 /// The line to type, what was written, what differs; or `cycle.handoff/1`.
