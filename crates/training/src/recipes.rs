@@ -32,7 +32,9 @@ pub const ALL: [Shipped; 7] = [
 /// # Errors
 /// The nearest name.
 pub fn named(name: &str) -> Result<Shipped, &'static str> {
-    let near = ALL.iter().map(|r| r.name).min_by_key(|n| strsim::damerau_levenshtein(n, name));
+    // By likeness, not by distance: a short name is not near to everything.
+    let likeness = |n: &str| strsim::normalized_damerau_levenshtein(n, name);
+    let near = ALL.iter().map(|r| r.name).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     ALL.into_iter().find(|r| r.name == name).ok_or(near.unwrap_or_default())
 }
 
