@@ -1,7 +1,7 @@
 //! The [`Store`].
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sqlx::migrate::MigrateError;
@@ -53,30 +53,26 @@ impl Store {
             std::fs::create_dir_all(folder).map_err(disk)?;
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(disk)?;
-        let connect = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(options.wait)
-            .foreign_keys(true);
-        let fail = |e: sqlx::Error| StoreError::from_sqlx(path, options.wait, &e);
-        let pool = runtime.block_on(async {
-            // One connection: calls are short and blocking; SQLite has one writer anyway.
-            let pool = SqlitePoolOptions::new()
-                .max_connections(1)
-                .acquire_timeout(options.wait + Duration::from_secs(2))
-                .connect_with(connect)
-                .await
-                .map_err(fail)?;
-            let (others,): (i64,) = sqlx::query_as(sql::OTHERS).fetch_one(&pool).await.map_err(fail)?;
-            if others > 0 {
-                let what = "it holds another program's tables".to_string();
-                return Err(StoreError::Foreign { path: path.into(), what });
+        let start = Instant::now();
+        let mut tries: u32 = 0;
+        let pool = loop {
+            let error = match runtime.block_on(connect(path, options.wait)) {
+                Ok(pool) => break pool,
+                Err(error) => error,
+            };
+            tries += 1;
+            // Whoever makes the file, turns its journal to WAL or migrates it shuts others out for a moment, and SQLite
+            // answers these at once with "busy" (it would be a deadlock to wait), or a table is there already.
+            let again = match error {
+                StoreError::Busy { .. } => start.elapsed() < options.wait,
+                StoreError::Query { .. } => tries < 5,
+                _ => false,
+            };
+            if !again {
+                return Err(error);
             }
-            migrate(&pool, path, options.wait).await?;
-            Ok::<_, StoreError>(pool)
-        })?;
+            std::thread::sleep(Duration::from_millis(u64::from(tries.min(10)) * 20));
+        };
         Ok(Self { path: path.into(), wait: options.wait, pool, runtime })
     }
 
@@ -478,29 +474,36 @@ impl Drop for Store {
 
 /// Applies what migrations/ has and the store has not. Two processes may open a new store at the same time: the one that
 /// comes second fails on what the first has made, looks again, and finds it done.
-async fn migrate(pool: &SqlitePool, path: &Path, wait: Duration) -> Result<(), StoreError> {
-    let migrator = sqlx::migrate!("../../migrations");
-    let mut tries = 0;
-    loop {
-        let error = match migrator.run(pool).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        tries += 1;
-        if tries < 5 && matches!(error, MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) {
-            tokio::time::sleep(Duration::from_millis(50 * tries)).await;
-            continue;
-        }
-        return Err(match error {
-            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
-                StoreError::NewerVersion(path.into())
-            }
-            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => {
-                StoreError::from_sqlx(path, wait, &e)
-            }
-            other => StoreError::Damaged { path: path.into(), what: other.to_string() },
-        });
+/// One try to open a store and bring it to this version.
+async fn connect(path: &Path, wait: Duration) -> Result<SqlitePool, StoreError> {
+    let fail = |e: sqlx::Error| StoreError::from_sqlx(path, wait, &e);
+    let connect = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(wait)
+        .foreign_keys(true);
+    // One connection: calls are short and blocking; SQLite has one writer anyway.
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(wait + Duration::from_secs(2))
+        .connect_with(connect)
+        .await
+        .map_err(fail)?;
+    let (others,): (i64,) = sqlx::query_as(sql::OTHERS).fetch_one(&pool).await.map_err(fail)?;
+    if others > 0 {
+        let what = "it holds another program's tables".to_string();
+        return Err(StoreError::Foreign { path: path.into(), what });
     }
+    sqlx::migrate!("../../migrations").run(&pool).await.map_err(|error| match error {
+        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
+            StoreError::NewerVersion(path.into())
+        }
+        MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => fail(e),
+        other => StoreError::Damaged { path: path.into(), what: other.to_string() },
+    })?;
+    Ok(pool)
 }
 
 fn json(text: &str) -> Value {
