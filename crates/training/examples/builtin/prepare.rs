@@ -24,7 +24,10 @@ const HELD_OUT: usize = 200;
 /// Longest review in characters: a small model learns short ones, and a row stays near a thousand tokens.
 const LONGEST: usize = 2600;
 
-/// Writes `train.jsonl` (both tasks), `review.eval.jsonl`, `research.eval.jsonl` and a few of both.
+/// Held-out rows of a task that are looked at while training.
+const FEW: usize = 12;
+
+/// Writes `train.jsonl` (both tasks) and one file for each, their held-out rows, and a few of those.
 pub fn run(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(to)?;
     let papers = rows::read(&from.join("reviews_structured.jsonl.zst"))?;
@@ -43,15 +46,20 @@ pub fn run(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     }
     let (research, research_eval) = papers::rows(from, &papers[..held_out], &papers[held_out..])?;
     println!("{} reviews, {} rows of papers", train.len(), research.len());
+    let (reviews, research) = (rows::shuffle(train), rows::shuffle(research));
+    rows::write(&to.join("review.train.jsonl"), &reviews)?;
+    rows::write(&to.join("research.train.jsonl"), &research)?;
     // Two reviews for one row of a paper.
-    let third = (train.len() / 2).min(research.len());
-    train.extend(rows::shuffle(research).into_iter().take(third));
-    rows::write(&to.join("train.jsonl"), &rows::shuffle(train))?;
+    let third = (reviews.len() / 2).min(research.len());
+    let both = reviews.into_iter().chain(research.into_iter().take(third)).collect();
+    rows::write(&to.join("train.jsonl"), &rows::shuffle(both))?;
     rows::write(&to.join("review.eval.jsonl"), &eval)?;
     rows::write(&to.join("research.eval.jsonl"), &research_eval)?;
-    // A few of both, to look at while training.
-    let mixed: Vec<Value> = eval.iter().take(5).chain(research_eval.iter().take(4)).cloned().collect();
-    rows::write(&to.join("mixed.eval.jsonl"), &mixed)?;
+    // A few of each, to look at while training.
+    let few = |list: &[Value]| list.iter().take(FEW).cloned().collect::<Vec<_>>();
+    rows::write(&to.join("review.few.jsonl"), &few(&eval))?;
+    rows::write(&to.join("research.few.jsonl"), &few(&research_eval))?;
+    rows::write(&to.join("mixed.eval.jsonl"), &[few(&eval), few(&research_eval)].concat())?;
     println!("held out: {} reviews, {} rows of papers", eval.len(), research_eval.len());
     Ok(())
 }
