@@ -25,3 +25,27 @@ pub fn shipped(name: &str) -> Option<Shipped> {
     let (weights, card) = embedded(name)?;
     Some(Shipped { name, weights, card })
 }
+
+/// Score models that ship, by name: `judge-a` and `judge-b` share neither weights nor papers.
+pub const JUDGES: [&str; 2] = ["judge-a", "judge-b"];
+
+/// The files of a score model's folder, by name; `None` in a build without it.
+pub fn judge(name: &str) -> Option<&'static [(&'static str, &'static [u8])]> {
+    JUDGE_FILES.iter().find(|(n, _)| *n == name).map(|(_, files)| *files)
+}
+
+/// The PEFT adapter of `small:NAME` on SmolLM2-135M-Instruct.
+#[derive(Debug, Clone, Copy)]
+pub struct SmallAdapter {
+    /// The files of its folder, by name.
+    pub files: &'static [(&'static str, &'static [u8])],
+    /// Data, steps, loss, held-out figures, limits; Markdown.
+    pub card: &'static str,
+}
+
+/// The adapter of that name; `None` in a build without it.
+pub fn adapter(name: &str) -> Option<SmallAdapter> {
+    let files = ADAPTER_FILES.iter().find(|(n, _)| *n == name)?.1;
+    let card = files.iter().find(|(n, _)| *n == "README.md")?.1;
+    Some(SmallAdapter { files, card: std::str::from_utf8(card).ok()? })
+}

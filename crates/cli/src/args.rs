@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+mod looping;
 mod models;
 mod train;
 
+pub use looping::{LoopArgs, LoopCommand, WhichLoop};
 pub use models::ModelsCommand;
 pub use train::{Engine, Share, TrainArgs, TrainCommand};
 
@@ -107,7 +109,7 @@ fn text_or_json() -> impl TypedValueParser<Value = Format> {
 }
 
 /// An example for each subcommand; those of `papers`, `reviews` and `runs` share one definition, not one example.
-const EXAMPLES: [(&str, &str, &str); 20] = [
+const EXAMPLES: [(&str, &str, &str); 28] = [
     ("papers", "list", "cycle papers list --format json"),
     ("papers", "show", "cycle papers show p81c"),
     ("papers", "export", "cycle papers export --out papers.jsonl"),
@@ -117,6 +119,14 @@ const EXAMPLES: [(&str, &str, &str); 20] = [
     ("runs", "list", "cycle runs list"),
     ("runs", "show", "cycle runs show x0b4 --format json"),
     ("runs", "export", "cycle runs export --out runs.jsonl"),
+    ("pairs", "list", "cycle pairs list"),
+    ("pairs", "show", "cycle pairs show d1f0"),
+    ("pairs", "export", "cycle pairs export --out pairs.parquet"),
+    ("loop", "run", "cycle loop run --recipe mini --out mini"),
+    ("loop", "resume", "cycle loop resume --recipe mini --out mini"),
+    ("loop", "status", "cycle loop status --recipe mini --out mini"),
+    ("loop", "report", "cycle loop report --recipe mini --out mini"),
+    ("loop", "recipes", "cycle loop recipes mini"),
     ("models", "list", "cycle models list"),
     ("models", "show", "cycle models show builtin:reviewer"),
     ("models", "verify", "cycle models verify models/SmolLM2-135M-Instruct.Q4_1.gguf"),
@@ -187,6 +197,9 @@ pub enum Command {
     /// Reviews in the store
     #[command(subcommand, after_help = "Example: cycle reviews show r3f2 --format html --out review.html")]
     Reviews(StoredCommand),
+    /// Preference pairs in the store
+    #[command(subcommand, after_help = "Example: cycle pairs export --out pairs.parquet")]
+    Pairs(StoredCommand),
     /// Runs in the store
     #[command(subcommand, after_help = "Example: cycle runs list --format json")]
     Runs(StoredCommand),
@@ -196,6 +209,9 @@ pub enum Command {
     /// Train a model by a recipe
     #[command(subcommand, after_help = "Example: cycle train preference --recipe mini --out mini")]
     Train(TrainCommand),
+    /// The researcher learns from a judge, a second judge watches: iterative preference training
+    #[command(subcommand, after_help = "Example: cycle loop run --recipe mini --out mini")]
+    Loop(LoopCommand),
     /// The claims this program builds on, each as an experiment of minutes
     #[command(
         after_help = "Example: cycle bench list\n         cycle bench gpm-ring --out results/gpm-ring\nExit code 1: a claim does not hold."

@@ -74,7 +74,11 @@ impl Context {
             .map_err(Failure::from)
     }
 
-    fn options(&self) -> Result<OpenOptions, Failure> {
+    /// How models are opened.
+    ///
+    /// # Errors
+    /// If a setting makes no sense.
+    pub fn open_options(&self) -> Result<OpenOptions, Failure> {
         let usage = |e: String| Failure::new(Code::Usage, e);
         let device = self.settings.checked("device")?.unwrap_or("auto");
         let device: DeviceChoice = device.parse().map_err(usage)?;
@@ -97,7 +101,7 @@ impl Context {
     /// # Errors
     /// If it cannot be used.
     pub fn open(&self, reference: &ModelRef) -> Result<Box<dyn LanguageModel>, Failure> {
-        let model = lm::open(reference, &self.options()?)?;
+        let model = lm::open(reference, &self.open_options()?)?;
         self.introduce(model.info());
         // A store that cannot be used is the business of the command that needs one.
         Ok(match self.store() {
@@ -111,7 +115,7 @@ impl Context {
     /// # Errors
     /// If it cannot be used.
     pub fn open_local(&self, reference: &ModelRef) -> Result<Local, Failure> {
-        let model = lm::open_local(reference, &self.options()?)?;
+        let model = lm::open_local(reference, &self.open_options()?)?;
         self.introduce(model.info());
         Ok(model)
     }

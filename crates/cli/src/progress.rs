@@ -50,7 +50,7 @@ pub fn bar(label: &str, loudness: Loudness) -> Option<ProgressBar> {
 
 /// One job's progress.
 pub struct Reporter {
-    label: String,
+    label: Mutex<String>,
     loudness: Loudness,
     bar: Option<ProgressBar>,
     started: Instant,
@@ -64,12 +64,43 @@ impl Reporter {
         let label = label.into();
         let bar = bar(&label, loudness);
         let now = Instant::now();
+        let label = Mutex::new(label);
         Self { label, loudness, bar, started: now, last: Mutex::new(now), said: AtomicUsize::new(0) }
+    }
+
+    fn label(&self) -> String {
+        self.label.lock().map(|l| l.clone()).unwrap_or_default()
+    }
+
+    /// From now on the job is called this.
+    pub fn relabel(&self, label: &str) {
+        if let Ok(mut own) = self.label.lock() {
+            *own = label.into();
+        }
+    }
+
+    /// Says a line above the bar.
+    pub fn above(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => say(text),
+        }
+    }
+
+    /// So many of so many things are done; what is known of the last one.
+    pub fn count(&self, what: &str, done: usize, total: usize, about: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}: {about}", self.label()));
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        } else if self.loudness == Loudness::Lines {
+            say(&format!("{}: {what} {done} of {total}: {about}", self.label()));
+        }
     }
 
     fn show(&self, what: &str, done: usize, total: usize) {
         if let Some(bar) = &self.bar {
-            bar.set_message(format!("{}: {what}", self.label));
+            bar.set_message(format!("{}: {what}", self.label()));
             bar.set_length(total as u64);
             bar.set_position(done as u64);
             return;
@@ -86,7 +117,7 @@ impl Reporter {
         self.said.fetch_add(1, Ordering::Relaxed);
         let left =
             self.started.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
-        say(&format!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label));
+        say(&format!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label()));
     }
 
     /// Takes the bar away.

@@ -136,7 +136,7 @@ struct RawEntry {
 }
 
 /// Parses the text of a bibliography; `name` is for messages.
-pub(crate) fn parse(text: &str, name: &str) -> Bibliography {
+pub fn parse(text: &str, name: &str) -> Bibliography {
     let mut out = Bibliography::default();
     if !text.contains('@') && text.contains("\\bibitem") || text.contains("\\begin{thebibliography}") {
         for reference in latex::bibitems(text) {

@@ -22,7 +22,7 @@ mod reviewer;
 mod scrub;
 mod text;
 
-pub use bibliography::{BibEntry, Bibliography, bibliography};
+pub use bibliography::{BibEntry, Bibliography, bibliography, parse as parse_bibliography};
 pub use document::{Anchor, Document, Finding, Reference, Section, Severity, Source, Table};
 pub use error::ReadError;
 pub use isolate::{Limits, WORKER_ARGUMENT, read_isolated, worker_main_if_requested};

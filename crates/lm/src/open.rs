@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::DType;
 use models::{LoadOptions, Model, ModelSource};
+use sha2::{Digest, Sha256};
 
 use crate::device::{DeviceChoice, device};
 use crate::local::Local;
@@ -21,7 +22,7 @@ pub struct OpenOptions {
     pub dtype: Option<DType>,
     /// Refuse servers.
     pub offline: bool,
-    /// Folder in which `small:*` finds SmolLM2's file and its adapters.
+    /// Folder in which `small:*` finds SmolLM2's file, and where its adapters are put.
     pub models_dir: Option<PathBuf>,
 }
 
@@ -82,7 +83,11 @@ pub fn open_local(reference: &ModelRef, options: &OpenOptions) -> Result<Local, 
     Ok(Local::new(Arc::new(model), reference.to_string(), builtin))
 }
 
-fn small(name: &str, folder: Option<&Path>) -> Result<ModelSource, LmError> {
+/// The files of `small:NAME`: SmolLM2's in `folder` or `./models`, with the adapter that ships.
+///
+/// # Errors
+/// If the base is not there.
+pub fn small(name: &str, folder: Option<&Path>) -> Result<ModelSource, LmError> {
     let candidates: Vec<PathBuf> =
         folder.into_iter().map(Path::to_path_buf).chain([PathBuf::from("models")]).collect();
     let Some(path) = candidates.iter().map(|f| f.join(SMOLLM2_FILE)).find(|p| p.exists()) else {
@@ -90,13 +95,42 @@ fn small(name: &str, folder: Option<&Path>) -> Result<ModelSource, LmError> {
             "small:{name} needs {SMOLLM2_FILE}; README has the two lines that fetch it into ./models"
         )));
     };
-    let adapter = path.with_file_name(format!("small-{name}"));
-    if !adapter.exists() {
+    let Some(shipped) = builtin::adapter(name) else {
         return Err(LmError::Model(format!(
-            "small:{name} has no adapter yet ({}); use the base: --model {}",
-            adapter.display(),
+            "this build has no adapter for small:{name}; use the base: --model {}",
             path.display()
         )));
-    }
+    };
+    let adapter = placed(name, shipped.files, folder)
+        .map_err(|e| LmError::Model(format!("small:{name}: its adapter cannot be written: {e}")))?;
     Ok(ModelSource { path, adapter: Some(adapter) })
+}
+
+/// The folder of an adapter that ships: written once beside the models, or where that is not allowed below the system's
+/// folder for temporary files. Its name holds a hash, so that a newer program does not meet an older adapter.
+fn placed(name: &str, files: &[(&str, &[u8])], beside: Option<&Path>) -> std::io::Result<PathBuf> {
+    let mut hasher = Sha256::new();
+    files.iter().for_each(|(_, bytes)| hasher.update(bytes));
+    let hash: String = hasher.finalize().iter().take(6).map(|b| format!("{b:02x}")).collect();
+    let inner = format!("small-{name}-{hash}");
+    let write = |place: &Path| -> std::io::Result<PathBuf> {
+        let folder = place.join(&inner);
+        let whole = |(file, bytes): &(&str, &[u8])| {
+            std::fs::metadata(folder.join(file)).is_ok_and(|m| m.len() == bytes.len() as u64)
+        };
+        if !files.iter().all(whole) {
+            std::fs::create_dir_all(&folder)?;
+            for (file, bytes) in files {
+                let partial = folder.join(format!(".{file}.{}", std::process::id()));
+                std::fs::write(&partial, bytes)?;
+                std::fs::rename(&partial, folder.join(file))?;
+            }
+        }
+        Ok(folder)
+    };
+    let temporary = std::env::temp_dir().join("cycle-adapters");
+    match beside {
+        Some(place) => write(place).or_else(|_| write(&temporary)),
+        None => write(&temporary),
+    }
 }

@@ -13,9 +13,11 @@ mod literature;
 pub mod prompts;
 mod researcher;
 mod scripts;
+mod stage;
 
 pub use error::ResearchError;
 pub use folder::{PaperFolder, Provenance, folder};
 pub use latex::{Citations, Keys, blocks, inlines, sections};
 pub use literature::Literature;
 pub use researcher::{Brief, Draft, Researcher, Results, StageSink, default_sampling};
+pub use stage::{Outline, Stage, Written, written};

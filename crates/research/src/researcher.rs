@@ -1,12 +1,13 @@
 //! The published dialogue in stages: references → first half → set-up → results → second half.
 
-use lm::{LanguageModel, Message, Output, Part, Progress, Request, Sampling, Script};
+use lm::{LanguageModel, Message, Output, Progress, Request, Sampling, Script};
 use serde_json::{Value, json};
 
 use crate::error::ResearchError;
 use crate::literature::Literature;
 use crate::prompts;
-use crate::scripts::{NAME, PROSE, TECHNICAL, finished_sentences, free, literal, rows_differ, shaped, words};
+use crate::scripts::{PROSE, free, literal, rows_differ, setup_parts, shaped, words};
+use crate::stage::filled_in;
 
 /// Tries of a stage.
 const ATTEMPTS: usize = 3;
@@ -84,6 +85,15 @@ pub fn default_sampling() -> Sampling {
     }
 }
 
+/// The beginning of a dialogue.
+pub(crate) struct Asked {
+    pub(crate) messages: Vec<Message>,
+    /// What of the literature did not fit, in words.
+    pub(crate) cut: Vec<String>,
+    /// Tokens that may be written.
+    pub(crate) writing: usize,
+}
+
 /// Writes papers with a model.
 pub struct Researcher<'a> {
     /// The model.
@@ -104,21 +114,7 @@ impl Researcher<'_> {
         }
         let mut stages = Vec::new();
         let context = self.model.info().context.unwrap_or(SERVER_CONTEXT);
-        let first_messages = |references: &str| -> Result<Vec<Message>, ResearchError> {
-            let user = prompts::first(brief.topic.as_deref(), references).map_err(ResearchError::Prompt)?;
-            Ok(vec![Message::system(prompts::system()), Message::user(user)])
-        };
-        // Two fifths of the context are for references, the rest for what is written.
-        let room = context * 2 / 5;
-        let fits = |references: &str| match first_messages(references) {
-            Ok(m) => self.model.count_prompt(&m).unwrap_or(references.len() / 4) <= room,
-            Err(_) => false,
-        };
-        let (references, cut) = brief.literature.told(brief.topic.as_deref(), &fits);
-        let messages = first_messages(&references)?;
-        let writing =
-            context.saturating_sub(self.model.count_prompt(&messages).unwrap_or(references.len() / 4) + 200);
-        let writing = brief.max_tokens.map_or(writing, |most| writing.min(most));
+        let Asked { messages, cut, writing } = self.asked(brief)?;
 
         let first = self.stage(sink, &mut stages, "first", &mut |attempt| {
             self.first_half(brief, &messages, writing, attempt)
@@ -156,6 +152,27 @@ impl Researcher<'_> {
             }
         };
         Ok(Draft { first, setup, results, simulated, second, cut, stages })
+    }
+
+    /// The first turns: as many references as fit, and what of the context is left to write in.
+    pub(crate) fn asked(&self, brief: &Brief) -> Result<Asked, ResearchError> {
+        let context = self.model.info().context.unwrap_or(SERVER_CONTEXT);
+        let first_messages = |references: &str| -> Result<Vec<Message>, ResearchError> {
+            let user = prompts::first(brief.topic.as_deref(), references).map_err(ResearchError::Prompt)?;
+            Ok(vec![Message::system(prompts::system()), Message::user(user)])
+        };
+        // Two fifths of the context are for references, the rest for what is written.
+        let room = context * 2 / 5;
+        let fits = |references: &str| match first_messages(references) {
+            Ok(m) => self.model.count_prompt(&m).unwrap_or(references.len() / 4) <= room,
+            Err(_) => false,
+        };
+        let (references, cut) = brief.literature.told(brief.topic.as_deref(), &fits);
+        let messages = first_messages(&references)?;
+        let writing =
+            context.saturating_sub(self.model.count_prompt(&messages).unwrap_or(references.len() / 4) + 200);
+        let writing = brief.max_tokens.map_or(writing, |most| writing.min(most));
+        Ok(Asked { messages, cut, writing })
     }
 
     /// Takes a stage from the sink or works it out, several times if need be, and stores it.
@@ -213,32 +230,18 @@ impl Researcher<'_> {
         salt: u64,
     ) -> Result<lm::Completion, ResearchError> {
         let mut answer = self.ask(brief, messages, Output::Script(script.clone()), 0, salt)?;
-        answer.text.clear();
-        for part in &script.parts {
-            match part {
-                Part::Literal(text) => answer.text += text,
-                Part::Choice { name, terminator, .. } => {
-                    answer.text += answer.parts.get(name).map_or("", |p| p.text.as_str());
-                    answer.text += terminator;
-                }
-                Part::Free { name, .. } => {
-                    let Some(part) = answer.parts.get(name) else { continue };
-                    let cut = part.finish == lm::Finish::Length;
-                    answer.text += if cut { finished_sentences(&part.text) } else { &part.text };
-                }
-            }
-        }
+        answer.text = filled_in(&script, &answer).text;
         Ok(answer)
     }
 
     /// Whether a half is filled into a script: a small model keeps the layout of a paper in no other way. A large one
     /// writes freely, at its own length, and gets the script where that gave nothing usable.
-    fn by_script(&self, attempt: usize) -> bool {
+    pub(crate) fn by_script(&self, attempt: usize) -> bool {
         self.model.capabilities().scripts && (attempt > 0 || !self.model.info().is_large())
     }
 
     /// Tokens of a freely written half: what is wanted, and for a model whose context is known what there is.
-    fn free_tokens(&self, room: usize, wanted: usize) -> usize {
+    pub(crate) fn free_tokens(&self, room: usize, wanted: usize) -> usize {
         if self.model.info().context.is_some() { wanted.min(room.max(16)) } else { wanted }
     }
 
@@ -286,19 +289,7 @@ impl Researcher<'_> {
             let text = self.ask(brief, &messages, Output::Free, 2000, salt)?.text;
             return Ok(json_after(&text, "").filter(is_setup).map(|setup| json!({ "setup": setup })));
         }
-        let mut parts = vec![literal("## Experimental Setup\n\n```json\n[")];
-        for i in 0..2 {
-            parts.push(literal(if i == 0 { "{\"name\": \"" } else { ", {\"name\": \"" }));
-            // The closing quotation mark is the model's to draw: that is how it says that a name is whole. The limits
-            // are a token a character, so that the mark is always reached.
-            let name = format!("[A-Z][A-Za-z-]{{1,14}}{}\"", words(NAME, 0, 5));
-            parts.push(shaped(&format!("name{i}"), &name, 104));
-            parts.push(literal(", \"description\": \""));
-            let sentence = format!("[A-Z][a-z]*{}[.]", words(TECHNICAL, 8, 40));
-            parts.push(shaped(&format!("description{i}"), &sentence, 160));
-            parts.push(literal("\"}"));
-        }
-        parts.push(literal("]\n\n```"));
+        let parts = setup_parts();
         let shown = self.shortened(first);
         let mut messages = messages[..1].to_vec();
         messages.push(Message::user(prompts::setup(Some(&shown)).map_err(ResearchError::Prompt)?));
@@ -433,7 +424,7 @@ impl Researcher<'_> {
     }
 }
 
-fn is_setup(value: &Value) -> bool {
+pub(crate) fn is_setup(value: &Value) -> bool {
     value.as_array().is_some_and(|a| !a.is_empty() && a.iter().all(|s| s["name"].is_string()))
 }
 
@@ -458,7 +449,7 @@ fn check_results(value: &Value) -> Result<Value, ResearchError> {
 }
 
 /// The first JSON list after a heading, fenced or not.
-fn json_after(text: &str, heading: &str) -> Option<Value> {
+pub(crate) fn json_after(text: &str, heading: &str) -> Option<Value> {
     let rest = if heading.is_empty() { text } else { &text[text.find(heading)? + heading.len()..] };
     let start = rest.find('[')?;
     serde_json::Deserializer::from_str(&rest[start..]).into_iter::<Value>().next()?.ok()

@@ -51,6 +51,51 @@ pub(crate) fn literal(text: impl Into<String>) -> Part {
     Part::Literal(text.into())
 }
 
+/// A part of the tokens that may be written, 24 at least.
+fn share(writing: usize, part: f64, most: usize) -> usize {
+    ((writing as f64 * part) as usize).clamp(24, most)
+}
+
+/// Motivation, main idea, title and the abstract's text.
+fn head_parts(writing: usize) -> Vec<Part> {
+    vec![
+        literal("## Motivation\n\n"),
+        free("motivation", &["\n#", "\n\n"], 12, share(writing, 0.08, 160)),
+        literal("\n\n## Main Idea\n\n"),
+        free("idea", &["\n#", "\n\n"], 12, share(writing, 0.08, 160)),
+        literal("\n\n```latex\n\\title{"),
+        free("title", &["}", "\n", "{", "\\"], 3, 28),
+        literal("}\n\n\\begin{abstract}\n"),
+        free("abstract", &["\\end", "\n\n", "\\section"], 30, share(writing, 0.16, 260)),
+    ]
+}
+
+/// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up.
+pub(crate) fn opening_script(writing: usize) -> Script {
+    let mut parts = head_parts(writing);
+    parts.push(literal("\n\\end{abstract}\n```\n\n"));
+    parts.extend(setup_parts());
+    Script { parts }
+}
+
+/// The set-up as a JSON list of two experiments.
+pub(crate) fn setup_parts() -> Vec<Part> {
+    let mut parts = vec![literal("## Experimental Setup\n\n```json\n[")];
+    for i in 0..2 {
+        parts.push(literal(if i == 0 { "{\"name\": \"" } else { ", {\"name\": \"" }));
+        // The closing quotation mark is the model's to draw: that is how it says that a name is whole. The limits
+        // are a token a character, so that the mark is always reached.
+        let name = format!("[A-Z][A-Za-z-]{{1,14}}{}\"", words(NAME, 0, 5));
+        parts.push(shaped(&format!("name{i}"), &name, 104));
+        parts.push(literal(", \"description\": \""));
+        let sentence = format!("[A-Z][a-z]*{}[.]", words(TECHNICAL, 8, 40));
+        parts.push(shaped(&format!("description{i}"), &sentence, 160));
+        parts.push(literal("\"}"));
+    }
+    parts.push(literal("]\n\n```"));
+    parts
+}
+
 impl Researcher<'_> {
     /// Keys for the choices of a citation, nearest to the topic first.
     fn keys(&self, brief: &Brief, most: usize) -> Vec<String> {
@@ -60,7 +105,7 @@ impl Researcher<'_> {
 
     /// The layout of the published dialogue, its text left free.
     pub(crate) fn first_script(&self, brief: &Brief, writing: usize) -> Script {
-        let share = |part: f64, most: usize| ((writing as f64 * part) as usize).clamp(24, most);
+        let share = |part: f64, most: usize| share(writing, part, most);
         let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\n#"];
         let keys = self.keys(brief, 12);
         // Each citation chooses among keys of its own, so that a weak model does not cite one paper four times.
@@ -75,18 +120,9 @@ impl Researcher<'_> {
                 });
             }
         };
-        let mut parts = vec![
-            literal("## Motivation\n\n"),
-            free("motivation", &["\n#", "\n\n"], 12, share(0.08, 160)),
-            literal("\n\n## Main Idea\n\n"),
-            free("idea", &["\n#", "\n\n"], 12, share(0.08, 160)),
-            literal("\n\n```latex\n\\title{"),
-            free("title", &["}", "\n", "{", "\\"], 3, 28),
-            literal("}\n\n\\begin{abstract}\n"),
-            free("abstract", &["\\end", "\n\n", "\\section"], 30, share(0.16, 260)),
-            literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"),
-            free("introduction", &end, 30, share(0.12, 260)),
-        ];
+        let mut parts = head_parts(writing);
+        parts.push(literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"));
+        parts.push(free("introduction", &end, 30, share(0.12, 260)));
         cite(&mut parts, 0, "citep");
         parts.push(literal("\n\n"));
         parts.push(free("introduction2", &end, 20, share(0.10, 220)));

@@ -13,7 +13,7 @@ mod tests;
 
 pub use error::StoreError;
 pub use rows::{
-    Health, Item, Lineage, NewGeneration, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, ScoreRow,
-    StoredReview, VersionRow,
+    Health, Item, Lineage, NewGeneration, NewReview, PairRow, PaperRow, ReviewKey, ReviewRow, RunRow,
+    ScoreRow, StoredReview, VersionRow,
 };
 pub use store::{OpenOptions, Store};

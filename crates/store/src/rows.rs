@@ -180,7 +180,7 @@ pub struct ReviewRow {
 pub struct RunRow {
     /// x and twelve hex digits.
     pub id: String,
-    /// research, train.
+    /// research, train, loop.
     pub kind: String,
     /// running, done, failed, interrupted.
     pub status: String,
@@ -192,6 +192,27 @@ pub struct RunRow {
     pub created_at: String,
     /// When it ended, UTC.
     pub finished_at: Option<String>,
+}
+
+/// A pair of a loop, with its texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairRow {
+    /// d and twelve hex digits.
+    pub id: String,
+    /// The loop.
+    pub run: String,
+    /// Its iteration.
+    pub iteration: i64,
+    /// What was asked: messages, as JSON.
+    pub prompt: String,
+    /// The better text.
+    pub chosen: String,
+    /// The worse text.
+    pub rejected: String,
+    /// Difference of their rewards.
+    pub difference: f64,
+    /// Hash of the policy that wrote both.
+    pub policy: String,
 }
 
 /// Whatever an id names.

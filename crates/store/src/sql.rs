@@ -47,6 +47,12 @@ pub(crate) const PUT_LINEAGE: &str = "INSERT INTO lineage (child, parent, relati
      ON CONFLICT (child, parent, relation) DO UPDATE SET run = coalesce(?4, run)";
 pub(crate) const LIST_PARENTS: &str = "SELECT l.parent, m.reference, l.relation, l.run FROM lineage l \
      JOIN models m ON m.id = l.parent WHERE l.child = ?1 ORDER BY l.created_at, l.parent, l.relation";
+pub(crate) const PUT_LOOP_ROW: &str = "INSERT INTO loop_rows (run, iteration, kind, id, value) VALUES (?1, ?2, ?3, ?4, ?5) \
+     ON CONFLICT (run, iteration, kind, id) DO NOTHING";
+pub(crate) const LIST_LOOP_ROWS: &str = "SELECT id, value FROM loop_rows WHERE run = ?1 AND iteration = ?2 AND kind = ?3 \
+     ORDER BY id";
+pub(crate) const LIST_PAIRS: &str = "SELECT run, iteration, id, prompt, chosen, rejected, difference, policy FROM pairs \
+     ORDER BY run, iteration, id";
 pub(crate) const OTHERS: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND \
      NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')";
 pub(crate) const FIND: &str = "SELECT id FROM papers WHERE id LIKE ?1 UNION SELECT id FROM reviews WHERE id LIKE ?1 \
@@ -56,7 +62,10 @@ pub(crate) const COUNTS: &str =
 pub(crate) const CHECK: &str = "PRAGMA quick_check";
 
 #[cfg(test)]
-pub(crate) const ALL: [&str; 27] = [
+pub(crate) const ALL: [&str; 30] = [
+    PUT_LOOP_ROW,
+    LIST_LOOP_ROWS,
+    LIST_PAIRS,
     PAPER_OF,
     PUT_PAPER,
     PUT_VERSION,

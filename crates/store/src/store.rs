@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 
 use crate::error::StoreError;
 use crate::rows::{
-    Health, Item, Lineage, NewGeneration, NewReview, PaperRow, ReviewKey, ReviewRow, RunRow, StoredReview,
-    VersionRow, id,
+    Health, Item, Lineage, NewGeneration, NewReview, PairRow, PaperRow, ReviewKey, ReviewRow, RunRow,
+    StoredReview, VersionRow, id,
 };
 use crate::sql;
 
@@ -336,12 +336,17 @@ impl Store {
         }
     }
 
+    /// The id of the run of this kind and configuration, whether it was started or not.
+    pub fn run_id(kind: &str, config: &str) -> String {
+        id('x', &format!("{kind}\n{config}"))
+    }
+
     /// Starts a run, or takes up the one with the same kind and configuration. Returns its id.
     ///
     /// # Errors
     /// If the store cannot be written.
     pub fn start_run(&self, kind: &str, config: &str, afresh: bool) -> Result<String, StoreError> {
-        let run = id('x', &format!("{kind}\n{config}"));
+        let run = Self::run_id(kind, config);
         self.runtime
             .block_on(async {
                 let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -385,6 +390,74 @@ impl Store {
         let query = sqlx::query(sql::END_RUN).bind(run).bind(status).bind(reason);
         let done = self.runtime.block_on(query.execute(&self.pool)).map_err(self.fail())?;
         if done.rows_affected() == 0 { Err(StoreError::NotFound(run.into())) } else { Ok(()) }
+    }
+
+    /// Puts rows of a loop's iteration, all or none; a row that is there stays as it is.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn put_loop_rows(
+        &self,
+        run: &str,
+        iteration: usize,
+        kind: &str,
+        rows: &[(String, Value)],
+    ) -> Result<(), StoreError> {
+        self.runtime
+            .block_on(async {
+                let mut t = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+                for (id, value) in rows {
+                    sqlx::query(sql::PUT_LOOP_ROW)
+                        .bind(run)
+                        .bind(iteration as i64)
+                        .bind(kind)
+                        .bind(id)
+                        .bind(value.to_string())
+                        .execute(&mut *t)
+                        .await?;
+                }
+                t.commit().await
+            })
+            .map_err(self.fail())
+    }
+
+    /// Rows of a loop's iteration, in the order of their ids.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn loop_rows(
+        &self,
+        run: &str,
+        iteration: usize,
+        kind: &str,
+    ) -> Result<Vec<(String, Value)>, StoreError> {
+        let query = sqlx::query_as(sql::LIST_LOOP_ROWS).bind(run).bind(iteration as i64).bind(kind);
+        let rows: Vec<(String, String)> =
+            self.runtime.block_on(query.fetch_all(&self.pool)).map_err(self.fail())?;
+        Ok(rows.into_iter().map(|(id, value)| (id, json(&value))).collect())
+    }
+
+    /// Every pair of every loop.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn pairs(&self) -> Result<Vec<PairRow>, StoreError> {
+        type Tuple = (String, i64, String, String, String, String, f64, String);
+        let rows: Vec<Tuple> = self
+            .runtime
+            .block_on(sqlx::query_as(sql::LIST_PAIRS).fetch_all(&self.pool))
+            .map_err(self.fail())?;
+        let row = |(run, iteration, id, prompt, chosen, rejected, difference, policy): Tuple| PairRow {
+            id,
+            run,
+            iteration,
+            prompt,
+            chosen,
+            rejected,
+            difference,
+            policy,
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// Stores what a model wrote, with its prompts, in one transaction.

@@ -29,13 +29,14 @@ pub mod rake;
 mod recipe;
 pub mod recipes;
 mod reference;
+mod reward_model;
 pub mod rewards;
 mod rows;
 mod schedule;
 mod trainer;
 
 pub use data::sha256 as data_sha256;
-pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order};
+pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order, write_pairs};
 pub use error::TrainError;
 pub use estimate::Estimate as Plan;
 pub use evaluation::{Evaluation, evaluate};
@@ -45,6 +46,8 @@ pub use merge::{Merged, merge};
 pub use recipe::{
     Data, Degree, Dtype, FollowingReference, GateName, Kind, Lora, LossOn, Objective, Optimizer, Overlong,
     Pool, Recipe, Recompute, Removal, RewardName, RewardObjective, Save, Scheduler, SftObjective, TokenLoss,
+    read_toml,
 };
+pub use reward_model::{RewardModel, Verdict, is_reward_model};
 pub use schedule::learning_rate;
 pub use trainer::{Measured, Start, Trainer, Watch};

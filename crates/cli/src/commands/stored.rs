@@ -13,7 +13,7 @@ use crate::failure::{Code, Failure};
 use crate::output::{columns, emit};
 
 /// Rows as a table or one JSON document.
-fn list(schema: &str, rows: &[Value], names: &[&str], format: Format) -> Result<Outcome, Failure> {
+pub(super) fn list(schema: &str, rows: &[Value], names: &[&str], format: Format) -> Result<Outcome, Failure> {
     if format == Format::Json {
         emit(&json!({"schema": schema, "rows": rows}).to_string(), None)?;
         return Ok(Outcome::Done);
@@ -38,18 +38,18 @@ fn list(schema: &str, rows: &[Value], names: &[&str], format: Format) -> Result<
     Ok(Outcome::Done)
 }
 
-fn values<T: serde::Serialize>(rows: &[T]) -> Vec<Value> {
+pub(super) fn values<T: serde::Serialize>(rows: &[T]) -> Vec<Value> {
     rows.iter().filter_map(|r| serde_json::to_value(r).ok()).collect()
 }
 
-fn lines(rows: &[Value], out: Option<&Path>) -> Result<Outcome, Failure> {
+pub(super) fn lines(rows: &[Value], out: Option<&Path>) -> Result<Outcome, Failure> {
     let text: String = rows.iter().map(|r| format!("{r}\n")).collect();
     emit(&text, out)?;
     Ok(Outcome::Done)
 }
 
 /// Papers and runs have no page of their own.
-fn text_or_json(format: Format, kind: &str) -> Result<(), Failure> {
+pub(super) fn text_or_json(format: Format, kind: &str) -> Result<(), Failure> {
     match format {
         Format::Text | Format::Json => Ok(()),
         Format::Md | Format::Html => {

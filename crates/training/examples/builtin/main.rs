@@ -6,11 +6,18 @@
 //! builtin train    RECIPE.toml [--resume]
 //! builtin quantize FOLDER OUT.gguf NAME KIND                             (KIND as q4_1, q5_0, q5_1, q8_0)
 //! builtin evaluate MODEL ROWS.jsonl [ROWS]
+//! builtin adapter  FINAL_DIR OUT_DIR
+//! builtin judges   REVIEWS_DIR OUT_DIR
+//! builtin scratch  VOCABULARY.gguf OUT_DIR HIDDEN LAYERS SEED
+//! builtin judge    MODEL ROWS.jsonl [ROWS]
+//! builtin ship     FINAL_DIR OUT_DIR
 //! builtin ngram    MODEL TRAIN.jsonl ROWS.jsonl TOKENS
 //! builtin sample   MODEL ROWS.jsonl 0,1,2
 //! ```
 //! `crates/builtin/recipes/README.md` has the commands in order.
 
+mod adapter;
+mod judges;
 mod measure;
 mod papers;
 mod prepare;
@@ -56,6 +63,18 @@ fn main() -> Outcome {
         ["quantize", folder, out, name, kind] => {
             prune::quantize(Path::new(folder), Path::new(out), name, kind)
         }
+        ["judges", from, to] => judges::prepare(Path::new(from), Path::new(to)),
+        ["scratch", vocabulary, out, hidden, layers, seed] => judges::scratch(
+            Path::new(vocabulary),
+            Path::new(out),
+            hidden.parse()?,
+            layers.parse()?,
+            seed.parse()?,
+        ),
+        ["judge", model, rows] => judges::measure(Path::new(model), Path::new(rows), usize::MAX),
+        ["judge", model, rows, n] => judges::measure(Path::new(model), Path::new(rows), n.parse()?),
+        ["ship", from, to] => judges::ship(Path::new(from), Path::new(to)),
+        ["adapter", from, to] => adapter::run(Path::new(from), Path::new(to)),
         ["evaluate", model, rows] => measure::evaluate(Path::new(model), Path::new(rows), usize::MAX),
         ["evaluate", model, rows, n] => measure::evaluate(Path::new(model), Path::new(rows), n.parse()?),
         ["sample", model, file, wanted] => {

@@ -8,7 +8,7 @@ use training::ngram::{NGram, ORDER};
 use training::{Evaluation, Example, LossOn, Overlong, Reading, Row, RowKind};
 
 fn load(model: &Path) -> Result<Model, Box<dyn Error>> {
-    let source = ModelSource { path: model.into(), adapter: None };
+    let source = ModelSource::parse(&model.to_string_lossy());
     Ok(Model::load(&source, &LoadOptions::default())?)
 }
 

@@ -34,7 +34,9 @@ pub fn rows(
     let mut out = Vec::new();
     for (i, paper) in abstracts.iter().take(2600).enumerate() {
         let others = &abstracts[(i + 1) * 4 % abstracts.len()..];
-        out.extend(first_half(paper, &others[..others.len().min(200)]));
+        // Every second one without literature: a topic alone is a prompt too.
+        let near = if i % 2 == 0 { others.len().min(200) } else { 0 };
+        out.extend(first_half(paper, &others[..near]));
     }
     for paper in rows::read(&from.join("fulltext_train_iclr2022.jsonl.zst"))? {
         let sections = sections(text(&paper, "text"));
@@ -77,16 +79,7 @@ fn latex(text: &str) -> String {
 
 /// Motivation, idea, title and abstract, given a topic and the two most similar papers of `others` as literature.
 fn first_half(paper: &Value, others: &[Value]) -> Option<Value> {
-    let summary = flat(text(paper, "abstract"));
-    let all = sentences(&summary);
-    let turn = all.iter().position(|s| {
-        let s = s.to_lowercase();
-        ["we ", "this paper", "this work", "our "].iter().any(|w| s.contains(w))
-    })?;
-    if turn == 0 || !(400..=1800).contains(&summary.len()) {
-        return None;
-    }
-    let (motivation, idea) = (all[..turn].join(" "), all[turn..].join(" "));
+    let (motivation, idea) = halves(paper)?;
     let own = words(text(paper, "title"));
     let mut near: Vec<(usize, &Value)> = others
         .iter()
@@ -97,6 +90,18 @@ fn first_half(paper: &Value, others: &[Value]) -> Option<Value> {
     let references: Vec<String> = near.iter().take(2).enumerate().map(|(i, (_, o))| entry(i, o)).collect();
     let answer = format!("## Motivation\n\n{motivation}\n\n## Main Idea\n\n{idea}\n\n{}", head(paper));
     asked(paper, &references.join("\n\n"), &answer)
+}
+
+/// The abstract's sentences before the authors speak of what they do, and those from there on.
+fn halves(paper: &Value) -> Option<(String, String)> {
+    let summary = flat(text(paper, "abstract"));
+    let all = sentences(&summary);
+    let turn = all.iter().position(|s| {
+        let s = s.to_lowercase();
+        ["we ", "this paper", "this work", "our "].iter().any(|w| s.contains(w))
+    })?;
+    let fine = turn > 0 && (400..=1800).contains(&summary.len());
+    fine.then(|| (all[..turn].join(" "), all[turn..].join(" ")))
 }
 
 /// An entry as the published training data have it: the abstract, cut short here, on the line before.
@@ -189,7 +194,8 @@ fn section_rows(paper: &Value, sections: &[Section]) -> Vec<Value> {
     sections.iter().take(6).filter_map(row).collect()
 }
 
-/// The experiments that a paper's subsections name, as the dialogue's set-up JSON.
+/// The experiments that a paper's subsections name, as the dialogue's set-up JSON: the end of an opening whose beginning
+/// is there where the abstract has both halves.
 fn setup_row(paper: &Value, sections: &[Section]) -> Option<Value> {
     let chapter =
         sections.iter().find(|s| s.heading.to_lowercase().contains("experiment"))?.number.get(..1)?;
@@ -202,6 +208,9 @@ fn setup_row(paper: &Value, sections: &[Section]) -> Option<Value> {
         return None;
     }
     let list = serde_json::to_string(&setups).ok()?;
-    let answer = format!("{}```\n\n## Experimental Setup\n\n```json\n{list}\n```\n", head(paper));
+    let before = halves(paper)
+        .map(|(motivation, idea)| format!("## Motivation\n\n{motivation}\n\n## Main Idea\n\n{idea}\n\n"))
+        .unwrap_or_default();
+    let answer = format!("{before}{}```\n\n## Experimental Setup\n\n```json\n{list}\n```\n", head(paper));
     asked(paper, "", &answer)
 }

@@ -19,7 +19,7 @@ const FORM_2026: &str = include_str!("../../../../prompts/forms/iclr2026.toml");
 const STANCES: [&str; 4] = ["strict", "balanced", "constructive", "lenient"];
 
 /// Papers at the end of the file that no training row comes from.
-const HELD_OUT: usize = 200;
+pub const HELD_OUT: usize = 200;
 
 /// Longest review in characters: a small model learns short ones, and a row stays near a thousand tokens.
 const LONGEST: usize = 2600;

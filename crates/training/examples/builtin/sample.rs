@@ -11,7 +11,7 @@ use crate::rows;
 
 /// Prints the answers to the questions of rows `rows` of a file.
 pub fn run(model: &Path, file: &Path, wanted: &[usize]) -> Result<(), Box<dyn Error>> {
-    let source = ModelSource { path: model.into(), adapter: None };
+    let source = ModelSource::parse(&model.to_string_lossy());
     let model = Arc::new(Model::load(&source, &LoadOptions::default())?);
     let engine = Engine::new(model.clone(), EngineOptions::default());
     let all = rows::read(file)?;

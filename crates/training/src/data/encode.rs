@@ -40,12 +40,7 @@ impl Reading<'_> {
         let mut found = Rows::default();
         rows(path, |number, value| {
             let bad = |what: String| TrainError::Data { path: path.into(), row: number, what };
-            let mut row = match self.kind {
-                RowKind::Text => self.text(number, &value),
-                RowKind::Pair => self.pair(number, &value),
-                RowKind::Label | RowKind::Score => self.answer(number, &value),
-            }
-            .map_err(bad)?;
+            let mut row = self.whole(number, &value).map_err(bad)?;
             let longest = length(&row);
             let over = longest > self.max_length;
             if over {
@@ -80,6 +75,24 @@ impl Reading<'_> {
             return Err(TrainError::Data { path: path.into(), row: 1, what });
         }
         Ok(found)
+    }
+
+    /// One row, its end cut where it is too long.
+    ///
+    /// # Errors
+    /// If it is not of the kind that is wanted, or nothing of it is left.
+    pub(crate) fn row(&self, number: usize, value: &Value) -> Result<Row, String> {
+        let mut row = self.whole(number, value)?;
+        cut(&mut row, self.max_length);
+        empty(&row).map_or(Ok(row), |what| Err(what.into()))
+    }
+
+    fn whole(&self, number: usize, value: &Value) -> Result<Row, String> {
+        match self.kind {
+            RowKind::Text => self.text(number, value),
+            RowKind::Pair => self.pair(number, value),
+            RowKind::Label | RowKind::Score => self.answer(number, value),
+        }
     }
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, String> {

@@ -3,9 +3,11 @@
 mod encode;
 mod parquet;
 mod read;
+mod write;
 
 pub use encode::Reading;
 pub use read::sha256;
+pub use write::write_pairs;
 
 use crate::objectives::Targets;
 

@@ -8,6 +8,7 @@ use crate::error::TrainError;
 use crate::objectives::{OneOrMany, Settings};
 
 mod parse;
+pub use parse::read_toml;
 use parse::{apply, bad, one_line, read};
 
 /// What is trained.

@@ -33,6 +33,18 @@ pub(super) fn read<T: DeserializeOwned>(value: toml::Value) -> Result<T, TrainEr
     })
 }
 
+/// Any configuration as TOML, after changes `key=value` (`a.b=3`): an unknown key is refused and the nearest one offered.
+///
+/// # Errors
+/// If it is no TOML, or a key is unknown, missing or of the wrong type.
+pub fn read_toml<T: DeserializeOwned>(text: &str, changes: &[String]) -> Result<T, TrainError> {
+    let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| bad(one_line(&e)))?;
+    for change in changes {
+        apply(&mut table, change)?;
+    }
+    read(toml::Value::Table(table))
+}
+
 /// One `--set key=value`: a value as TOML, or a word.
 pub(super) fn apply(table: &mut toml::Table, change: &str) -> Result<(), TrainError> {
     let (path, value) =

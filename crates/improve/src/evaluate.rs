@@ -1,0 +1,132 @@
+//! A policy's figures on held-out prompts.
+
+use std::collections::BTreeMap;
+
+use crate::config::TermName;
+use crate::error::ImproveError;
+use crate::ledger::{self, Kind, Ledger};
+use crate::rows::{Checked, Evaluation, Sample, Scored};
+use crate::stats::{deviation, distinct, interval, mean, self_bleu, words};
+
+/// The held-out papers of an iteration with all that is said of them.
+pub struct HeldOut {
+    /// By id.
+    pub samples: BTreeMap<String, Sample>,
+    /// The first judge's.
+    pub first: BTreeMap<String, Scored>,
+    /// The second judge's.
+    pub second: BTreeMap<String, Scored>,
+    /// The checks'.
+    pub checks: BTreeMap<String, Checked>,
+}
+
+impl HeldOut {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn read(ledger: &dyn Ledger, iteration: usize) -> Result<Self, ImproveError> {
+        Ok(Self {
+            samples: ledger::read(ledger, Kind::HeldOut, iteration)?,
+            first: ledger::read(ledger, Kind::Score, iteration)?,
+            second: ledger::read(ledger, Kind::SecondScore, iteration)?,
+            checks: ledger::read(ledger, Kind::Check, iteration)?,
+        })
+    }
+
+    /// The papers that count: of every `best_of` drawn in a row, the one that the first judge likes best.
+    pub fn counted(&self, best_of: usize) -> Vec<&str> {
+        let mut by_prompt: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
+        for (id, s) in &self.samples {
+            by_prompt.entry(&s.prompt).or_default().push((s.index, id));
+        }
+        let liking = |id: &str| self.first.get(id).and_then(|s| s.mean).unwrap_or(f64::NEG_INFINITY);
+        let mut counted = Vec::new();
+        for mut drawn in by_prompt.into_values() {
+            drawn.sort_unstable();
+            for group in drawn.chunks(best_of.max(1)) {
+                // The first of equals, as drawn.
+                let best = group.iter().rev().max_by(|a, b| liking(a.1).total_cmp(&liking(b.1)));
+                counted.extend(best.map(|b| b.1));
+            }
+        }
+        counted
+    }
+
+    /// Mean score of each prompt.
+    fn by_prompt(&self, counted: &[&str], scores: &BTreeMap<String, Scored>) -> BTreeMap<String, f64> {
+        let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for id in counted {
+            if let (Some(sample), Some(score)) = (self.samples.get(*id), scores.get(*id).and_then(|s| s.mean))
+            {
+                all.entry(sample.prompt.clone()).or_default().push(score);
+            }
+        }
+        all.into_iter().filter_map(|(prompt, scores)| Some((prompt, mean(&scores)?))).collect()
+    }
+}
+
+/// Figures of a policy, and its gains over the start. Intervals are over prompts; a prompt counts for a gain where both
+/// have a score.
+pub fn figures(
+    now: &HeldOut,
+    start: Option<&HeldOut>,
+    best_of: usize,
+    confidence: f64,
+    accepts: &dyn Fn(f64) -> Option<bool>,
+) -> Evaluation {
+    let counted = now.counted(best_of);
+    let of = |scores: &BTreeMap<String, Scored>| now.by_prompt(&counted, scores);
+    let (first, second) = (of(&now.first), of(&now.second));
+    let values = |m: &BTreeMap<String, f64>| m.values().copied().collect::<Vec<f64>>();
+    let gain = |mine: &BTreeMap<String, f64>, theirs: BTreeMap<String, f64>| {
+        let differences: Vec<f64> =
+            mine.iter().filter_map(|(prompt, score)| Some(score - theirs.get(prompt)?)).collect();
+        interval(&differences, confidence)
+    };
+    let base = start.map(|s| (s, s.counted(1)));
+    let single = |held: &HeldOut, scores: &BTreeMap<String, Scored>, ids: &[&str]| {
+        let all: Vec<f64> = ids.iter().filter_map(|id| scores.get(*id)?.mean).collect();
+        let _ = held;
+        deviation(&all)
+    };
+    let (judge_sd, second_sd) = match &base {
+        Some((s, ids)) => (single(s, &s.first, ids), single(s, &s.second, ids)),
+        None => (single(now, &now.first, &counted), single(now, &now.second, &counted)),
+    };
+    let texts: Vec<Vec<String>> =
+        counted.iter().filter_map(|id| now.samples.get(*id)?.text.as_deref()).map(words).collect();
+    let checked: Vec<&Checked> = counted.iter().filter_map(|id| now.checks.get(*id)).collect();
+    let ratios: Vec<f64> = checked.iter().filter_map(|c| c.log_ratio).collect();
+    let opinions: Vec<bool> =
+        counted.iter().filter_map(|id| now.first.get(*id)?.mean).filter_map(accepts).collect();
+    let share = |n: usize, of: usize| if of == 0 { 0.0 } else { n as f64 / of as f64 };
+    let mut terms: BTreeMap<TermName, Vec<f64>> = BTreeMap::new();
+    for (name, value) in checked.iter().flat_map(|c| &c.terms) {
+        terms.entry(*name).or_default().push(*value);
+    }
+    let written = || counted.iter().filter_map(|id| now.samples.get(*id)).filter(|s| s.text.is_some());
+    let tokens: Vec<f64> = written().map(|s| s.tokens as f64).collect();
+    let unscored = |scores: &BTreeMap<String, Scored>| {
+        counted.iter().filter(|id| scores.get(**id).is_none_or(|s| s.mean.is_none())).count()
+    };
+    Evaluation {
+        judge: interval(&values(&first), confidence),
+        second: interval(&values(&second), confidence),
+        judge_gain: base.as_ref().and_then(|(s, ids)| gain(&first, s.by_prompt(ids, &s.first))),
+        second_gain: base.as_ref().and_then(|(s, ids)| gain(&second, s.by_prompt(ids, &s.second))),
+        judge_sd,
+        second_sd,
+        validity: share(checked.iter().filter(|c| c.is_valid()).count(), counted.len()),
+        acceptance: (!opinions.is_empty())
+            .then(|| share(opinions.iter().filter(|o| **o).count(), opinions.len())),
+        tokens: mean(&tokens).unwrap_or(0.0),
+        distinct: distinct(&texts, 2),
+        self_bleu: self_bleu(&texts),
+        kl: mean(&ratios),
+        terms: terms.into_iter().filter_map(|(name, values)| Some((name, mean(&values)?))).collect(),
+        failed: counted.len() - written().count(),
+        unscored: unscored(&now.first),
+        second_unscored: unscored(&now.second),
+    }
+}

@@ -1,0 +1,270 @@
+//! From rewards to pairs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::{PairRule, Pairs};
+use crate::ledger::id;
+use crate::rows::{Pair, PairCounts, Rewarded, Sample};
+use crate::stats::{deviation, mean};
+
+/// A sample with what is known of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Itself.
+    pub sample: &'a Sample,
+    /// Its reward.
+    pub reward: &'a Rewarded,
+}
+
+/// What is set against what, and what was left out.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Made {
+    /// With their ids.
+    pub pairs: Vec<(String, Pair)>,
+    /// By count.
+    pub counts: PairCounts,
+}
+
+/// Makes pairs of an iteration's samples. `noise` is the judge's own standard deviation over repeated reviews.
+pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
+    let mut made = Made::default();
+    let mut prompts: BTreeMap<&str, Vec<Candidate<'_>>> = BTreeMap::new();
+    for c in candidates {
+        let of_prompt = prompts.entry(&c.sample.prompt).or_default();
+        if c.sample.text.is_none() {
+            made.counts.failed += 1;
+        } else if c.reward.total.is_none() {
+            made.counts.unscored += 1;
+        } else if of_prompt.iter().any(|o| o.sample.text == c.sample.text) {
+            made.counts.duplicates += 1;
+        } else {
+            made.counts.gated += usize::from(!c.reward.gated.is_empty());
+            of_prompt.push(*c);
+        }
+    }
+    let totals: Vec<f64> = prompts.values().flatten().filter_map(|c| c.reward.total).collect();
+    let scale = config.scale.or_else(|| deviation(&totals)).filter(|s| *s > 0.0).unwrap_or(1.0);
+    let margin = config.margin.max(config.noise * noise);
+    let (mut chosen_tokens, mut rejected_tokens) = (Vec::new(), Vec::new());
+    for mut of_prompt in prompts.into_values() {
+        // Best first; samples that a gate keeps back stand behind all others. Equal ones in the order they were drawn.
+        let key =
+            |c: &Candidate<'_>| (c.reward.gated.is_empty(), c.reward.total.unwrap_or(f64::NEG_INFINITY));
+        of_prompt.sort_by(|a, b| {
+            let (a, b) = (key(a), key(b));
+            b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
+        });
+        let standing = Standing::of(&of_prompt, scale);
+        let mut found = Vec::new();
+        for (i, j) in wanted(config.rule, of_prompt.len()) {
+            let (better, worse) = (&of_prompt[i], &of_prompt[j]);
+            if !better.reward.gated.is_empty() {
+                continue;
+            }
+            let difference = match config.rule {
+                PairRule::Dno => standing.wins[i] - standing.wins[j],
+                _ => better.reward.total.unwrap_or(0.0) - worse.reward.total.unwrap_or(0.0),
+            };
+            // A sample behind a gate is worse whatever its score.
+            let behind = !worse.reward.gated.is_empty();
+            if !(behind || difference > margin) && config.rule != PairRule::Every {
+                made.counts.close += 1;
+                continue;
+            }
+            let (a, b) = (better.sample.tokens.max(1) as f64, worse.sample.tokens.max(1) as f64);
+            if config.length_ratio > 0.0 && (a / b).max(b / a) > config.length_ratio {
+                made.counts.lengths += 1;
+                continue;
+            }
+            found.push((i, j, difference));
+            if config.rule == PairRule::BestWorst || found.len() == config.per_prompt {
+                break;
+            }
+        }
+        made.counts.prompts_without += usize::from(found.is_empty());
+        for (i, j, difference) in found {
+            let (better, worse) = (&of_prompt[i], &of_prompt[j]);
+            chosen_tokens.push(better.sample.tokens as f64);
+            rejected_tokens.push(worse.sample.tokens as f64);
+            let pair = Pair {
+                prompt: better.sample.prompt.clone(),
+                chosen: better.id.into(),
+                rejected: worse.id.into(),
+                difference,
+                score_chosen: standing.scores[i],
+                score_rejected: standing.scores[j],
+                p_chosen: standing.wins[i],
+                p_rejected: standing.wins[j],
+                replayed_from: None,
+            };
+            made.pairs.push((id('d', &format!("{}\n{}", pair.chosen, pair.rejected)), pair));
+        }
+    }
+    made.counts.made = made.pairs.len();
+    made.counts.length_ratio = mean(&chosen_tokens).zip(mean(&rejected_tokens)).map(|(a, b)| a / b);
+    made
+}
+
+/// Candidates for pairs among n samples, best first, in the order in which they are tried.
+fn wanted(rule: PairRule, n: usize) -> Vec<(usize, usize)> {
+    let mut all: Vec<(usize, usize)> = match rule {
+        PairRule::Every => return (0..n / 2).map(|i| (i, n - 1 - i)).collect(),
+        // DNO's positive is the best; negatives are all that lie far enough below it.
+        PairRule::Dno => return (1..n).rev().map(|j| (0, j)).collect(),
+        PairRule::BestWorst | PairRule::Margin => {
+            (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j))).collect()
+        }
+    };
+    // The farthest apart first: where the best and the worst differ too much in length, the next ones are tried.
+    all.sort_by_key(|(i, j)| (n - (j - i), *i));
+    all
+}
+
+/// How each sample of a prompt stands against all of them.
+struct Standing {
+    /// Mean log-odds against all, itself included as 0 (GPO).
+    scores: Vec<f64>,
+    /// Mean probability of winning against the others (DNO, SPPO).
+    wins: Vec<f64>,
+}
+
+impl Standing {
+    fn of(samples: &[Candidate<'_>], scale: f64) -> Self {
+        let n = samples.len();
+        // Where the judge compared the samples itself, its probabilities count.
+        let known: Option<Vec<f64>> =
+            samples.iter().map(|c| c.reward.terms.get(&crate::config::TermName::WinRate).copied()).collect();
+        if let Some(wins) = known {
+            let odds = |p: f64| (p.clamp(1e-6, 1.0 - 1e-6) / (1.0 - p.clamp(1e-6, 1.0 - 1e-6))).ln();
+            return Self { scores: wins.iter().map(|p| odds(*p)).collect(), wins };
+        }
+        let totals: Vec<f64> = samples.iter().map(|c| c.reward.total.unwrap_or(0.0) / scale).collect();
+        let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
+        let over = |i: usize, f: &dyn Fn(f64) -> f64| -> f64 {
+            (0..n).filter(|j| *j != i).map(|j| f(totals[i] - totals[j])).sum()
+        };
+        let others = n.saturating_sub(1).max(1) as f64;
+        Self {
+            scores: (0..n).map(|i| over(i, &|d| d) / n as f64).collect(),
+            wins: (0..n).map(|i| if n > 1 { over(i, &sigmoid) / others } else { 0.5 }).collect(),
+        }
+    }
+}
+
+/// Pairs of earlier iterations that are trained on again: the `share` of `new` with the largest differences, none of
+/// whose samples is among the new ones.
+pub fn replayed(
+    earlier: &[(String, Pair)],
+    iteration: usize,
+    new: usize,
+    share: f64,
+    taken: &BTreeSet<String>,
+) -> Vec<(String, Pair)> {
+    let mut own: Vec<&(String, Pair)> =
+        earlier.iter().filter(|(id, p)| p.replayed_from.is_none() && !taken.contains(id)).collect();
+    own.sort_by(|a, b| b.1.difference.total_cmp(&a.1.difference).then(a.0.cmp(&b.0)));
+    own.truncate((share * new as f64).floor() as usize);
+    own.into_iter()
+        .map(|(id, p)| (id.clone(), Pair { replayed_from: Some(iteration), ..p.clone() }))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TermName;
+
+    fn samples(rows: &[(&str, f64, usize, bool)]) -> Vec<(String, Sample, Rewarded)> {
+        rows.iter()
+            .enumerate()
+            .map(|(i, (prompt, total, tokens, gated))| {
+                let sample = Sample {
+                    prompt: (*prompt).into(),
+                    index: i,
+                    policy: "p".into(),
+                    seed: 0,
+                    prompt_sha256: String::new(),
+                    text: Some(format!("text {i}")),
+                    failed: None,
+                    unfinished: Vec::new(),
+                    parts: 1,
+                    tokens: *tokens,
+                };
+                let reward = Rewarded {
+                    total: Some(*total).filter(|t| t.is_finite()),
+                    terms: BTreeMap::new(),
+                    gated: if *gated { vec![TermName::Complete] } else { Vec::new() },
+                };
+                (format!("s{i}"), sample, reward)
+            })
+            .collect()
+    }
+
+    fn make(config: &Pairs, rows: &[(&str, f64, usize, bool)], noise: f64) -> Made {
+        let owned = samples(rows);
+        let candidates: Vec<Candidate<'_>> =
+            owned.iter().map(|(id, sample, reward)| Candidate { id, sample, reward }).collect();
+        pairs(config, &candidates, noise)
+    }
+
+    fn names(made: &Made) -> Vec<(&str, &str)> {
+        made.pairs.iter().map(|(_, p)| (p.chosen.as_str(), p.rejected.as_str())).collect()
+    }
+
+    #[test]
+    fn each_rule_takes_the_pairs_that_its_paper_takes() {
+        let rows =
+            [("q", 1.0, 100, false), ("q", 4.0, 100, false), ("q", 2.0, 100, false), ("q", 3.0, 100, false)];
+        let rule = |rule| Pairs { rule, ..Pairs::default() };
+        assert_eq!(names(&make(&rule(PairRule::BestWorst), &rows, 0.0)), [("s1", "s0")]);
+        assert_eq!(make(&rule(PairRule::Margin), &rows, 0.0).pairs.len(), 6);
+        assert_eq!(names(&make(&rule(PairRule::Every), &rows, 0.0)), [("s1", "s0"), ("s3", "s2")]);
+        let dno = make(&Pairs { margin: 0.3, ..rule(PairRule::Dno) }, &rows, 0.0);
+        assert_eq!(names(&dno), [("s1", "s0"), ("s1", "s2")], "only those far below the best");
+        let best = &dno.pairs[0].1;
+        assert!(best.p_chosen > 0.7 && best.p_rejected < 0.3 && best.score_chosen > 0.0);
+    }
+
+    #[test]
+    fn what_may_not_be_compared_is_counted_and_never_a_silent_pair() {
+        let none = f64::NAN;
+        let rows = [
+            ("a", 1.0, 100, false),
+            ("a", 1.05, 100, false),
+            ("b", none, 100, false),
+            ("b", 2.0, 100, false),
+            ("c", 9.0, 100, true),
+            ("c", 1.0, 100, false),
+            ("d", 3.0, 300, false),
+            ("d", 1.0, 100, false),
+        ];
+        let made = make(&Pairs { noise: 2.0, ..Pairs::default() }, &rows, 0.1);
+        assert_eq!(names(&made), [("s5", "s4")], "a gate counts for more than a score");
+        let c = &made.counts;
+        assert_eq!((c.unscored, c.gated, c.close, c.lengths, c.prompts_without), (1, 1, 1, 1, 3));
+    }
+
+    #[test]
+    fn the_best_and_worst_of_like_length_are_taken_where_the_very_best_is_too_long() {
+        let rows =
+            [("q", 5.0, 400, false), ("q", 4.0, 100, false), ("q", 1.0, 110, false), ("q", 0.5, 90, false)];
+        assert_eq!(names(&make(&Pairs::default(), &rows, 0.0)), [("s1", "s3")]);
+    }
+
+    #[test]
+    fn replay_takes_the_clearest_earlier_pairs_and_none_twice() {
+        let made = make(
+            &Pairs { rule: PairRule::Margin, ..Pairs::default() },
+            &[("q", 1.0, 9, false), ("q", 2.0, 9, false), ("q", 4.0, 9, false)],
+            0.0,
+        );
+        let again = replayed(&made.pairs, 1, 4, 0.5, &BTreeSet::new());
+        let differences: Vec<f64> = again.iter().map(|(_, p)| p.difference).collect();
+        assert_eq!(differences, [3.0, 2.0]);
+        assert!(again.iter().all(|(_, p)| p.replayed_from == Some(1)));
+        let taken = again.iter().map(|(id, _)| id.clone()).collect();
+        assert_eq!(replayed(&made.pairs, 1, 4, 0.5, &taken).len(), 1);
+    }
+}

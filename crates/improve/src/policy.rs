@@ -1,0 +1,137 @@
+//! The policy: where its weights lie, and opening it.
+
+use std::path::{Path, PathBuf};
+
+use lm::{LanguageModel, LmError, Local, Message, ModelRef, OpenOptions, Progress};
+use models::ModelSource;
+
+use crate::error::ImproveError;
+
+/// Weights on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Base and adapter.
+    pub source: ModelSource,
+    /// SHA-256 of both.
+    pub sha256: String,
+}
+
+impl Policy {
+    /// A checkpoint.
+    ///
+    /// # Errors
+    /// If a file is missing.
+    pub fn of(source: ModelSource) -> Result<Self, ImproveError> {
+        let sha256 = source.sha256()?;
+        Ok(Self { source, sha256 })
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn open(&self, options: &OpenOptions) -> Result<Local, ImproveError> {
+        let ModelSource { path, adapter } = self.source.clone();
+        Ok(lm::open_local(&ModelRef::Checkpoint { path, adapter }, options)?)
+    }
+}
+
+/// The files of a model reference; what ships in the binary is written below `folder`, once.
+///
+/// # Errors
+/// If there is no such model, it is a server, or the disk is full.
+pub fn placed(reference: &str, folder: &Path, options: &OpenOptions) -> Result<ModelSource, ImproveError> {
+    match reference.parse::<ModelRef>()? {
+        ModelRef::Checkpoint { path, adapter } => Ok(ModelSource { path, adapter }),
+        ModelRef::Builtin(name) => {
+            let Some(shipped) = builtin::shipped(&name) else {
+                return Err(ImproveError::Config(format!("this build has no weights for builtin:{name}")));
+            };
+            let path = folder.join(format!("{name}.gguf"));
+            write_once(&path, shipped.weights)?;
+            Ok(ModelSource { path, adapter: None })
+        }
+        ModelRef::Small(name) => Ok(lm::small(&name, options.models_dir.as_deref())?),
+        ModelRef::Server { .. } => Err(ImproveError::Config(format!(
+            "{reference} is a server; a policy that learns is a model of this machine (sample.server draws from one)"
+        ))),
+    }
+}
+
+/// Writes a file that is not there whole.
+pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), ImproveError> {
+    if std::fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+        return Ok(());
+    }
+    write(path, bytes)
+}
+
+/// Writes a file by rename, and the folders above it.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ImproveError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(ImproveError::io(folder))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial: PathBuf = folder.join(format!(".{name}.partial"));
+    std::fs::write(&partial, bytes)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(ImproveError::io(path))
+}
+
+/// Mean log-probability per token of an answer, in nats, as the model itself would say it.
+///
+/// # Errors
+/// If the model fails.
+pub fn log_probability(
+    model: &Local,
+    messages: &[Message],
+    answer: &str,
+) -> Result<Option<f64>, ImproveError> {
+    let inner = model.engine().model();
+    let encode = |text: &str| inner.encode_chat(text).map_err(ImproveError::from);
+    let prompt = encode(&model.render(messages, "")?)?;
+    let mut ids = prompt.clone();
+    ids.extend(inner.tokenizer.encode(answer).map_err(ImproveError::from)?);
+    ids.truncate(inner.context());
+    let scored = model.engine().logprobs(&ids, &[]).map_err(|e| LmError::Model(e.to_string()))?;
+    let own: Vec<f64> = scored.logprobs.iter().skip(prompt.len()).flatten().copied().collect();
+    Ok(crate::stats::mean(&own))
+}
+
+/// Asks a model; a server that does not answer is asked again, with growing pauses, for `patience` seconds.
+///
+/// # Errors
+/// If it still fails.
+pub fn ask(
+    model: &dyn LanguageModel,
+    requests: &[lm::Request],
+    progress: &dyn Progress,
+    patience: u64,
+    note: &mut dyn FnMut(&str),
+) -> Result<Vec<Result<lm::Completion, LmError>>, LmError> {
+    let (mut waited, mut wait) = (0, 2);
+    loop {
+        let answers = model.complete(requests, progress);
+        // A server fails row by row where some of them got through.
+        let lost = match &answers {
+            Err(LmError::Remote(what)) => Some(what.clone()),
+            Ok(rows) => rows.iter().find_map(|r| match r {
+                Err(LmError::Remote(what)) => Some(what.clone()),
+                _ => None,
+            }),
+            Err(_) => None,
+        };
+        let Some(what) = lost else { return answers };
+        if waited >= patience {
+            return Err(LmError::Remote(what));
+        }
+        wait = wait.min(patience - waited);
+        note(&format!("{what}; asking again in {wait} s"));
+        for _ in 0..wait * 10 {
+            if progress.cancelled() {
+                return Err(LmError::Interrupted);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        (waited, wait) = (waited + wait, (wait * 2).min(60));
+    }
+}

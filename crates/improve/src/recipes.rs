@@ -1,0 +1,50 @@
+//! The loops that ship, as they stand in `recipes/`: to be used by name, or copied and changed.
+
+/// A loop that ships.
+#[derive(Debug, Clone, Copy)]
+pub struct Shipped {
+    /// What `--recipe` takes.
+    pub name: &'static str,
+    /// The TOML, comments and all.
+    pub text: &'static str,
+}
+
+/// Every loop, the smallest first.
+pub const ALL: [Shipped; 4] = [
+    Shipped { name: "micro", text: include_str!("../recipes/micro.toml") },
+    Shipped { name: "mini", text: include_str!("../recipes/mini.toml") },
+    Shipped { name: "small", text: include_str!("../recipes/small.toml") },
+    Shipped { name: "8b", text: include_str!("../recipes/8b.toml") },
+];
+
+/// The loop of that name, or the name that is most like it.
+///
+/// # Errors
+/// The most similar name.
+pub fn named(name: &str) -> Result<Shipped, &'static str> {
+    let likeness = |n: &str| strsim::normalized_damerau_levenshtein(n, name);
+    let near = ALL.iter().map(|r| r.name).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    ALL.into_iter().find(|r| r.name == name).ok_or(near.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LoopConfig;
+
+    #[test]
+    fn every_loop_that_ships_is_one() {
+        for shipped in ALL {
+            LoopConfig::parse(shipped.text, &[]).unwrap_or_else(|e| panic!("{}: {e}", shipped.name));
+        }
+    }
+
+    #[test]
+    fn a_mistyped_key_is_refused_and_the_nearest_one_offered() {
+        let text = ALL[0].text.replace("per_prompt", "per_promt");
+        let error = LoopConfig::parse(&text, &[]).unwrap_err().to_string();
+        assert!(error.contains("did you mean per_prompt"), "{error}");
+        let same = ALL[0].text.replace("judge-b", "judge-a");
+        assert!(LoopConfig::parse(&same, &[]).unwrap_err().to_string().contains("the same"));
+    }
+}

@@ -1,0 +1,211 @@
+//! The loop through the binary: killed anywhere it ends with the same rows, guards stop it, bad input is said.
+//!
+//! `CYCLE_KILLS=30 cargo test --test loops` kills more often; `CYCLE_KILL_SEED=N` repeats the moments of a run.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::Value;
+use support::{Home, has_builtin, text};
+
+/// A loop smaller than the micro recipe, judged by phrases: the policy is the built-in one.
+const TINY: &str = r#"
+model = "builtin:researcher"
+out = "loop"
+iterations = 2
+[prompts]
+train = "train.jsonl"
+held_out = "held-out.jsonl"
+[sample]
+per_prompt = 3
+held_out_per_prompt = 1
+batch = 1
+max_tokens = 64
+[judge]
+kind = "phrase"
+phrase = "the"
+[second_judge]
+kind = "phrase"
+phrase = "a"
+[reward]
+terms = [{ name = "mean", weight = 1.0 }]
+[pairs]
+rule = "margin"
+length_ratio = 0.0
+replay = [0.5]
+[train]
+objective = { name = "simpo", nll_weight = 0.1 }
+lora = { r = 2, lora_alpha = 4 }
+optimizer = { learning_rate = 1e-3, batch_size = 2, max_steps = 2 }
+save = { every = 1, keep = 1 }
+[guards]
+confidence = 0.99
+unconfirmed = 100.0
+length_ratio = 10.0
+distinct = 0.0
+self_bleu = 1.0
+kl = 100.0
+validity = 1.0
+"#;
+
+fn prompts(home: &Home) {
+    let line = |topic: &str| format!("{{\"topic\": \"{topic}\"}}\n");
+    home.write("train.jsonl", line("Sparse attention for maps") + &line("Agreement of reviewers"));
+    home.write("held-out.jsonl", line("Learning to rank drafts"));
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|n| n.parse().ok())
+}
+
+fn status(home: &Home, out: &str) -> Value {
+    let shown = home.run(&["loop", "status", "--config", "loop.toml", "--out", out, "--format", "json"]);
+    serde_json::from_slice(&shown.stdout).unwrap_or_else(|e| panic!("{e}: {shown:?}"))
+}
+
+#[test]
+fn a_loop_that_is_killed_again_and_again_ends_with_the_rows_of_one_that_never_stopped() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    home.write("loop.toml", TINY);
+    prompts(&home);
+    let go = |verb: &str, out: &str| {
+        let mut command = home.command(&["loop", verb, "--config", "loop.toml", "--quiet", "--out", out]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let started = Instant::now();
+    let straight = go("run", "straight").output().unwrap();
+    assert_eq!(straight.status.code(), Some(0), "{}", String::from_utf8_lossy(&straight.stderr));
+    let whole = started.elapsed();
+    let wanted = status(&home, "straight");
+    assert_eq!(wanted["status"], "done");
+    assert_eq!(wanted["iterations"].as_array().unwrap().len(), 3);
+
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let mut state = number("CYCLE_KILL_SEED").unwrap_or_else(now);
+    let kills = number("CYCLE_KILLS").unwrap_or(10);
+    let say = format!("loop: {kills} kills, CYCLE_KILL_SEED={state}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), say.as_bytes());
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let (mut killed, mut round, mut verb) = (0, 0, "run");
+    loop {
+        let out = format!("killed-{round}");
+        let deadline = (killed < kills).then(|| Instant::now() + whole.mul_f64(random() * 0.8));
+        let mut child = go(verb, &out).spawn().unwrap();
+        let ended = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if deadline.is_some_and(|d| Instant::now() >= d) => break None,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        if ended.is_none() {
+            child.kill().unwrap();
+            killed += 1;
+        }
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        match ended {
+            Some(ended) if ended.success() => {
+                let found = status(&home, &out);
+                assert_eq!(found["hash"], wanted["hash"], "{out} ended with other rows");
+                (round, verb) = (round + 1, "run");
+                if killed >= kills {
+                    break;
+                }
+            }
+            // Killed before its run was in the store: there is nothing to go on with.
+            Some(_) if error.contains("no loop of this configuration") => verb = "run",
+            Some(_) => panic!("{out}: {error}"),
+            None => verb = "resume",
+        }
+    }
+
+    // What a user does next.
+    let again = home.run(&["loop", "run", "--config", "loop.toml", "--out", "straight"]);
+    assert_eq!(again.status.code(), Some(2), "{}", String::from_utf8_lossy(&again.stderr));
+    let page = home.run(&["loop", "report", "--config", "loop.toml", "--out", "straight"]);
+    let page = fs::read_to_string(home.path(text(&page).trim())).unwrap();
+    assert!(page.contains("Did the researcher get better?") && page.contains("iteration 2"));
+    assert!(!page.contains("http://") && !page.contains("https://"), "the page is whole by itself");
+    let rows = home.run(&["pairs", "export"]);
+    let rows: Vec<Value> = text(&rows).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(
+        rows.len() >= 2
+            && rows[0]["prompt"][1]["role"] == "user"
+            && rows[0]["chosen"][0]["content"].is_string()
+    );
+    assert_eq!(home.run(&["pairs", "export", "--out", "pairs.parquet"]).status.code(), Some(0));
+    let train = "kind = \"preference\"\nmodel = \"straight/start/researcher.gguf\"\nout = \"t\"\n[data]\ntrain = \
+        \"pairs.parquet\"\n[objective]\nname = \"simpo\"\n[optimizer]\nlearning_rate = 1e-4\nmax_steps = 1\n";
+    home.write("train.toml", train);
+    let plan = home.run(&["train", "preference", "--config", "train.toml", "--dry-run"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", String::from_utf8_lossy(&plan.stderr));
+}
+
+#[test]
+fn a_second_process_on_a_loop_is_refused_and_an_interrupted_one_goes_on() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    home.write("loop.toml", TINY);
+    prompts(&home);
+    let mut first = home.command(&["loop", "run", "--config", "loop.toml"]);
+    let mut first = first.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    while !home.path("loop/lock").exists() {
+        assert!(first.try_wait().unwrap().is_none(), "it ended before it was locked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    home.fails(&["loop", "resume", "--config", "loop.toml"], 5, "another process");
+    support::interrupt(&first);
+    assert_eq!(first.wait().unwrap().code(), Some(130));
+    let resumed = home.run(&["loop", "resume", "--config", "loop.toml"]);
+    assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
+}
+
+#[test]
+fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    home.write("loop.toml", TINY);
+    prompts(&home);
+    let fails = |set: &[&str], code, says: &str| {
+        let out = format!("out={says:?}");
+        let mut args = vec!["loop", "run", "--config", "loop.toml", "--set", &out];
+        set.iter().for_each(|s| args.extend(["--set", s]));
+        home.fails(&args, code, says);
+    };
+    fails(&["sample.per_promt=3"], 4, "did you mean per_prompt");
+    fails(&["second_judge={kind=\"phrase\", phrase=\"the\"}"], 4, "the same");
+    fails(&["model=\"http://127.0.0.1:9/v1#m\""], 4, "is a server");
+    fails(&["judge={kind=\"phrase\", phrase=\"qqqq\"}"], 4, "there is nothing to prefer");
+    fails(&["prompts.held_out=\"train.jsonl\""], 3, "the same prompt");
+    home.write("test.jsonl", "{\"topic\": \"Word sense induction with knowledge distillation from BERT\"}\n");
+    fails(&["prompts.train=\"test.jsonl\""], 3, "public test set");
+    home.write("broken.jsonl", "{\"topic\": \"x\"}\n{\"topic\": 3}\n");
+    fails(&["prompts.train=\"broken.jsonl\""], 3, "row 2");
+    fails(&["prompts.train=\"gone.jsonl\""], 3, "gone.jsonl");
+    fails(&["prompts.per_iteration=9"], 4, "there are 2 prompts");
+    fails(&["judge={kind=\"model\", model=\"nowhere\"}"], 4, "nowhere");
+    fails(&["sample.server=\"http://127.0.0.1:9/v1#m\"", "sample.patience=0"], 6, "127.0.0.1:9");
+    home.fails(
+        &["loop", "resume", "--config", "loop.toml", "--out", "fresh"],
+        2,
+        "no loop of this configuration",
+    );
+    home.fails(&["loop", "run", "--recipe", "mirco"], 2, "did you mean micro");
+}
