@@ -10,6 +10,8 @@ use crate::error::ImproveError;
 /// Weights on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    /// `start`, or `iteration-N` after the one that trained it: its name on a server.
+    pub name: String,
     /// Base and adapter.
     pub source: ModelSource,
     /// SHA-256 of both.
@@ -21,9 +23,9 @@ impl Policy {
     ///
     /// # Errors
     /// If a file is missing.
-    pub fn of(source: ModelSource) -> Result<Self, ImproveError> {
+    pub fn of(name: impl Into<String>, source: ModelSource) -> Result<Self, ImproveError> {
         let sha256 = source.sha256()?;
-        Ok(Self { source, sha256 })
+        Ok(Self { name: name.into(), source, sha256 })
     }
 
     /// Opens it.

@@ -205,8 +205,12 @@ fn examples(config: &LoopConfig, last: usize, ledger: &dyn Ledger) -> Result<Vec
         })
     };
     let mut found: Vec<Example> = Vec::new();
+    let mut taken = std::collections::BTreeSet::new();
     for (which, place) in places {
         let Some((_, prompt)) = gains.get(place) else { continue };
+        if !taken.insert(place) {
+            continue;
+        }
         let told = prompts.held_out.iter().find(|p| p.id == **prompt).map_or_else(
             || (*prompt).clone(),
             |p| p.topic.clone().unwrap_or_else(|| format!("{} references", p.literature.entries.len())),

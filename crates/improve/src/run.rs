@@ -113,7 +113,7 @@ impl<'a> Loop<'a> {
             let what = "judge and second_judge are the same weights: one could not watch the other";
             return Err(ImproveError::Config(what.into()));
         }
-        let start = Policy::of(placed(&config.model, &place, &options)?)?;
+        let start = Policy::of("start", placed(&config.model, &place, &options)?)?;
         Ok(Self { config, options, prompts, start, judge, second, ledger, observer, open: None, _lock: lock })
     }
 
@@ -185,7 +185,7 @@ impl<'a> Loop<'a> {
         let Some(trained) = rows.into_values().next() else { return Ok(None) };
         let Some(path) = trained.path else { return Ok(Some(self.start.clone())) };
         let source = self.trained(&self.config.out.join(path));
-        let policy = Policy::of(source)?;
+        let policy = Policy::of(format!("iteration-{iteration}"), source)?;
         if policy.sha256 != trained.policy {
             return Err(ImproveError::Config(format!(
                 "{}: the checkpoint of iteration {iteration} was changed since it was trained",
@@ -249,9 +249,7 @@ impl<'a> Loop<'a> {
         let remote = match &self.config.sample.server {
             None => None,
             Some(template) => {
-                let name =
-                    if *policy == self.start { "start".into() } else { format!("iteration-{iteration}") };
-                let reference = template.replace("{policy}", &name);
+                let reference = template.replace("{policy}", &policy.name);
                 Some(lm::open(&reference.parse()?, &self.options)?)
             }
         };
@@ -629,7 +627,7 @@ impl<'a> Loop<'a> {
             Err(training::TrainError::Interrupted(_)) => return Err(ImproveError::Interrupted),
             other => other?,
         };
-        let trained = Policy::of(self.trained(&done))?;
+        let trained = Policy::of(format!("iteration-{iteration}"), self.trained(&done))?;
         let (metrics, tokens) = last_metrics(&out.join("metrics.jsonl"));
         let row = Trained {
             policy: trained.sha256,

@@ -56,7 +56,8 @@ fn share(writing: usize, part: f64, most: usize) -> usize {
     ((writing as f64 * part) as usize).clamp(24, most)
 }
 
-/// Motivation, main idea, title and the abstract's text.
+/// Motivation, main idea, title and the abstract's text. They take a third of a first half, and twice as much of an
+/// opening, which has nothing else but the set-up.
 fn head_parts(writing: usize) -> Vec<Part> {
     vec![
         literal("## Motivation\n\n"),
@@ -72,7 +73,7 @@ fn head_parts(writing: usize) -> Vec<Part> {
 
 /// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up.
 pub(crate) fn opening_script(writing: usize) -> Script {
-    let mut parts = head_parts(writing);
+    let mut parts = head_parts(2 * writing);
     parts.push(literal("\n\\end{abstract}\n```\n\n"));
     parts.extend(setup_parts());
     Script { parts }

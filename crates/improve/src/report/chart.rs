@@ -32,6 +32,11 @@ pub(super) fn chart(last: usize, lines: &[Line], limits: &[f64], zero: bool, abo
     if values.is_empty() {
         (low, high) = (0.0, 1.0);
     }
+    // A flat line stands in the middle of a frame of its own size.
+    if high - low < 1e-6 * high.abs().max(1.0) {
+        let around = 0.1 * high.abs().max(1.0);
+        (low, high) = (low - around, high + around);
+    }
     // A limit that is far away would flatten the lines; it is left out then.
     let span = (high - low).max(1e-9);
     let near: Vec<f64> =

@@ -200,6 +200,7 @@ fn verdict(report: &Report, evaluations: &[(usize, &Evaluation, bool)]) -> Strin
     let seen = |i: &Option<Interval>| match i {
         Some(Interval { low: Some(low), .. }) if *low > 0.0 => "rose",
         Some(Interval { high: Some(high), .. }) if *high < 0.0 => "fell",
+        Some(Interval { low: None, .. }) => "has no interval (one prompt)",
         Some(_) => "did not clearly change",
         None => "is not known",
     };

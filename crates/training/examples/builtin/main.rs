@@ -11,6 +11,7 @@
 //! builtin scratch  VOCABULARY.gguf OUT_DIR HIDDEN LAYERS SEED
 //! builtin judge    MODEL ROWS.jsonl [ROWS]
 //! builtin ship     FINAL_DIR OUT_DIR
+//! builtin validity MODEL ROWS.jsonl ROWS
 //! builtin ngram    MODEL TRAIN.jsonl ROWS.jsonl TOKENS
 //! builtin sample   MODEL ROWS.jsonl 0,1,2
 //! ```
@@ -24,6 +25,7 @@ mod prepare;
 mod prune;
 mod rows;
 mod sample;
+mod validity;
 
 use std::path::Path;
 
@@ -74,6 +76,7 @@ fn main() -> Outcome {
         ["judge", model, rows] => judges::measure(Path::new(model), Path::new(rows), usize::MAX),
         ["judge", model, rows, n] => judges::measure(Path::new(model), Path::new(rows), n.parse()?),
         ["ship", from, to] => judges::ship(Path::new(from), Path::new(to)),
+        ["validity", model, rows, n] => validity::run(Path::new(model), Path::new(rows), n.parse()?),
         ["adapter", from, to] => adapter::run(Path::new(from), Path::new(to)),
         ["evaluate", model, rows] => measure::evaluate(Path::new(model), Path::new(rows), usize::MAX),
         ["evaluate", model, rows, n] => measure::evaluate(Path::new(model), Path::new(rows), n.parse()?),
