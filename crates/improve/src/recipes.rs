@@ -44,7 +44,7 @@ mod tests {
         let text = ALL[0].text.replace("per_prompt", "per_promt");
         let error = LoopConfig::parse(&text, &[]).unwrap_err().to_string();
         assert!(error.contains("did you mean per_prompt"), "{error}");
-        let same = ALL[0].text.replace("judge-b", "judge-a");
+        let same = ALL[0].text.replace("\"method\"", "\"we\"");
         assert!(LoopConfig::parse(&same, &[]).unwrap_err().to_string().contains("the same"));
     }
 }
