@@ -22,7 +22,7 @@ use crate::output::{columns, emit};
 pub fn run(context: &Context, command: &ModelsCommand) -> Result<Outcome, Failure> {
     match command {
         ModelsCommand::List(args) => list(context, args.format),
-        ModelsCommand::Show { model, format } => show(model, *format),
+        ModelsCommand::Show { model, format } => show(context, model, *format),
         ModelsCommand::Verify { model, format } => check(context, model, *format),
         ModelsCommand::Merge { model, out, dtype, force } => {
             write::merge(context, model, out, dtype.as_deref(), *force)
@@ -95,7 +95,12 @@ fn list(context: &Context, format: Format) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
+/// The files of `small:NAME`.
+fn small(context: &Context, name: &str) -> Result<ModelSource, Failure> {
+    Ok(lm::small(name, context.open_options()?.models_dir.as_deref())?)
+}
+
+fn show(context: &Context, model: &str, format: Format) -> Result<Outcome, Failure> {
     let (d, card) = match model.strip_prefix("builtin:") {
         Some(name) => {
             // A name that is none is refused with the nearest one.
@@ -106,6 +111,9 @@ fn show(model: &str, format: Format) -> Result<Outcome, Failure> {
         }
         None => match model.parse::<ModelRef>()? {
             ModelRef::Checkpoint { path, adapter } => (describe(&ModelSource { path, adapter })?, None),
+            ModelRef::Small(name) => {
+                (describe(&small(context, &name)?)?, builtin::adapter(&name).map(|a| a.card))
+            }
             other => {
                 return Err(Failure::new(
                     Code::Usage,
@@ -159,6 +167,7 @@ fn check(context: &Context, model: &str, format: Format) -> Result<Outcome, Fail
             Some(shipped) => verify_bytes(model, shipped.weights),
             None => return Err(Failure::new(Code::Model, format!("this build has no builtin:{name}"))),
         },
+        ModelRef::Small(name) => verify(&small(context, &name)?),
         other => {
             return Err(Failure::new(
                 Code::Usage,
