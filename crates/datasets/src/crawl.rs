@@ -1,0 +1,588 @@
+//! From the services to a folder of records. Everything that is asked is a task of a queue on disk and every answer lies
+//! in the cache, so a crawl that was killed goes on where it was, and the records do not depend on where that happened.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use sources::{
+    Api, Arxiv, Http, Keep, Listed, Listing, Listings, NewTask, Note, OpenReview, Package, Queue,
+    SemanticScholar, Service, SourceError, State, Task,
+};
+
+use crate::build::Progress;
+use crate::error::DatasetError;
+use crate::fragment::{Fragment, Reference};
+use crate::record::ArxivMatch;
+use crate::spec::{ListedBy, Spec, SpecKind, Venue};
+use crate::title;
+
+/// Submissions of a page: with all replies about 40 kB each.
+pub const PAGE: usize = 200;
+/// A page shifts while it is read; so often a venue is read again until it is complete.
+const SWEEPS: i64 = 4;
+/// Papers whose references are asked for at once: an answer may have 10 MB.
+const BATCH: usize = 20;
+/// So many services that cannot be reached in a row are no accident.
+const IN_A_ROW: usize = 5;
+
+/// How a crawl is run.
+pub struct CrawlOptions<'a> {
+    /// Folder of queue, cache and records.
+    pub work: &'a Path,
+    /// The services.
+    pub http: &'a Http,
+    /// OpenReview's bearer token; a guest has none.
+    pub openreview_token: Option<String>,
+    /// Semantic Scholar's key.
+    pub s2_key: Option<String>,
+    /// At most so many papers of the wanted states.
+    pub limit: Option<usize>,
+    /// Submissions of a page.
+    pub page: usize,
+    /// Told.
+    pub progress: &'a dyn Progress,
+}
+
+/// What came of a crawl.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crawled {
+    /// The folder of records, for `--from`.
+    pub records: PathBuf,
+    /// Over all files of the records.
+    pub hash: String,
+    /// Papers listed.
+    pub papers: usize,
+    /// Questions that had no answer; each is a problem of its paper.
+    pub failed: usize,
+}
+
+struct Crawl<'a> {
+    spec: &'a Spec,
+    options: &'a CrawlOptions<'a>,
+    queue: Queue,
+}
+
+/// Fills a folder of records; what is there already is not asked again.
+///
+/// # Errors
+/// If a venue does not exist, a service cannot be reached or asks for more patience than there is; the same call goes on.
+pub async fn crawl(spec: &Spec, options: &CrawlOptions<'_>) -> Result<Crawled, DatasetError> {
+    fs::create_dir_all(options.work).map_err(DatasetError::write(options.work))?;
+    let queue = Queue::open(&options.work.join("queue.db")).await?;
+    let wanted = sources::sha256(
+        serde_json::to_string(&(&spec.venue, &spec.kind, &spec.matching, options.limit))
+            .unwrap_or_default()
+            .as_bytes(),
+    );
+    match queue.fact("spec").await? {
+        None => queue.put_fact("spec", &wanted).await?,
+        Some(known) if known == wanted => {}
+        Some(_) => {
+            return Err(DatasetError::Spec {
+                place: options.work.display().to_string(),
+                what: "holds the crawl of another specification or limit; name another --out, or remove it"
+                    .into(),
+            });
+        }
+    }
+    queue.retry("unreachable: ").await?;
+    let crawl = Crawl { spec, options, queue };
+    crawl.list().await?;
+    let papers = crawl.papers().await?;
+    crawl.plan(&papers).await?;
+    crawl.work("match").await?;
+    crawl.work("source").await?;
+    crawl.work("pdf").await?;
+    crawl.plan_references().await?;
+    crawl.work("references").await?;
+    crawl.assemble(&papers).await
+}
+
+/// One paper that is listed.
+#[derive(Clone)]
+struct Paper {
+    id: String,
+    title: String,
+    authors: Vec<String>,
+    place: i64,
+    venue: usize,
+    state: State,
+    note: Option<Note>,
+    listed: Option<Listed>,
+}
+
+fn task(kind: &str, key: impl Into<String>, place: i64, payload: Value) -> NewTask {
+    NewTask { kind: kind.into(), key: key.into(), place, payload }
+}
+
+fn text(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_default().to_string()
+}
+
+impl Crawl<'_> {
+    fn venue(&self, payload: &Value) -> Option<(usize, &Venue)> {
+        let i = payload["venue"].as_u64()? as usize;
+        Some((i, self.spec.venue.get(i)?))
+    }
+
+    fn listing(&self, venue: &Venue) -> Listing {
+        Listing {
+            api: venue.api.unwrap_or(Api::Two),
+            invitation: venue.submissions.clone().unwrap_or_default(),
+            page: self.options.page,
+        }
+    }
+
+    fn openreview(&self) -> OpenReview<'_> {
+        OpenReview::new(self.options.http, self.options.openreview_token.clone())
+    }
+
+    /// All pages of all venues.
+    async fn list(&self) -> Result<(), DatasetError> {
+        let first: Vec<NewTask> = self
+            .spec
+            .venue
+            .iter()
+            .enumerate()
+            .map(|(i, v)| {
+                let kind = if v.listed_by == ListedBy::Openreview { "page" } else { "listing" };
+                task(
+                    kind,
+                    format!("{i}/1/"),
+                    i as i64 * 1_000_000,
+                    json!({ "venue": i, "sweep": 1, "n": 0, "offset": 0 }),
+                )
+            })
+            .collect();
+        self.queue.add(&first).await?;
+        self.work("page").await?;
+        self.work("listing").await
+    }
+
+    /// Does all waiting tasks of a kind, those that follow from them included.
+    async fn work(&self, kind: &str) -> Result<(), DatasetError> {
+        let mut unreachable = 0;
+        while let Some(task) = self.queue.next(kind).await? {
+            if self.options.progress.cancelled() {
+                return Err(DatasetError::Interrupted);
+            }
+            let [waiting, done, failed] = self.queue.counts(kind).await?;
+            self.options.progress.stage(kind, (done + failed) as usize, (waiting + done + failed) as usize);
+            let worked = match kind {
+                "page" => self.page(&task).await,
+                "listing" => self.listed(&task).await,
+                "match" => self.find(&task).await,
+                "source" => self.source(&task).await,
+                "pdf" => self.pdf(&task).await,
+                _ => self.references(&task).await,
+            };
+            match worked {
+                Ok((value, next)) => {
+                    unreachable = 0;
+                    self.queue.finish(task.id, &value, &next).await?;
+                }
+                Err(DatasetError::Source(e))
+                    if e.concerns_one_item() && kind != "page" && kind != "listing" =>
+                {
+                    unreachable = 0;
+                    // What is not at the first place may be at the second.
+                    let next = self.instead(kind, &task);
+                    self.queue.fail_task_with(task.id, &e.to_string(), &next).await?;
+                }
+                Err(DatasetError::Source(e @ SourceError::Unreachable { .. }))
+                    if kind != "page" && kind != "listing" =>
+                {
+                    unreachable += 1;
+                    self.queue.fail_task(task.id, &format!("unreachable: {e}")).await?;
+                    if unreachable >= IN_A_ROW {
+                        return Err(e.into());
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn instead(&self, kind: &str, failed: &Task) -> Vec<NewTask> {
+        let is_openreview =
+            self.venue(&failed.payload).is_some_and(|(_, v)| v.listed_by == ListedBy::Openreview);
+        if self.spec.kind == SpecKind::Review && is_openreview && matches!(kind, "match" | "source") {
+            return vec![task("pdf", failed.key.clone(), failed.place, failed.payload.clone())];
+        }
+        Vec::new()
+    }
+
+    async fn page(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let p = &at.payload;
+        let Some((i, venue)) = self.venue(p) else { return Ok((Value::Null, Vec::new())) };
+        let listing = self.listing(venue);
+        let (sweep, n) = (p["sweep"].as_i64().unwrap_or(1), p["n"].as_i64().unwrap_or(0));
+        let offset = p["offset"].as_u64().unwrap_or(0) as usize;
+        let after = p["after"].as_str();
+        // A page that is read again is asked for afresh.
+        let keep = if sweep > 1 { Keep::Revalidate } else { Keep::Stored };
+        let page = self.openreview().page(&listing, after, offset, keep).await?;
+        if n == 0 && page.notes.is_empty() && page.broken.is_empty() {
+            let exists = self.openreview().venue_exists(listing.api, &venue.id).await?;
+            let what = if exists {
+                format!(
+                    "{} has no public note of {}; is the invitation of this year another?",
+                    venue.id, listing.invitation
+                )
+            } else {
+                format!(
+                    "OpenReview has no group {} on API {}; is the venue spelt right?",
+                    venue.id,
+                    if listing.api == Api::One { 1 } else { 2 }
+                )
+            };
+            return Err(DatasetError::Spec { place: format!("{} {}", venue.name, venue.year), what });
+        }
+        let ids: Vec<&str> = page.notes.iter().map(|n| n.id.as_str()).collect();
+        let value = json!({ "sha256": page.sha256, "ids": ids, "count": page.count, "broken": page.broken });
+        let got = page.notes.len() + page.broken.len();
+        let base = i as i64 * 1_000_000 + sweep * 100_000;
+        let next = |key: String, payload: Value| vec![task("page", key, base + n + 1, payload)];
+        let last_id = ids.last().map(|s| s.to_string());
+        // API 2 goes on behind the last id, API 1 behind the offset; an empty page is the end.
+        let more =
+            got > 0 && (listing.api == Api::Two && last_id.as_deref() != after || listing.api == Api::One);
+        if more && (got >= self.options.page || listing.api == Api::Two) {
+            let payload =
+                json!({ "venue": i, "sweep": sweep, "n": n + 1, "offset": offset + got, "after": last_id });
+            return Ok((value, next(format!("{i}/{sweep}/{:06}", n + 1), payload)));
+        }
+        // The end of a sweep: what shifted between two pages is read again.
+        let mut seen: HashSet<String> = ids.iter().map(|s| s.to_string()).collect();
+        let mut count = page.count;
+        for earlier in self.queue.all("page").await?.iter().filter(|t| t.payload["venue"] == p["venue"]) {
+            seen.extend(
+                earlier.value["ids"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|v| v.as_str().map(String::from)),
+            );
+            if earlier.payload["sweep"] == p["sweep"] {
+                count = count.max(earlier.value["count"].as_u64().map(|c| c as usize));
+            }
+        }
+        if count.is_some_and(|c| seen.len() < c) && sweep < SWEEPS {
+            let payload = json!({ "venue": i, "sweep": sweep + 1, "n": 0, "offset": 0 });
+            let place = i as i64 * 1_000_000 + (sweep + 1) * 100_000;
+            return Ok((value, vec![task("page", format!("{i}/{}/", sweep + 1), place, payload)]));
+        }
+        Ok((value, Vec::new()))
+    }
+
+    async fn listed(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let Some((_, venue)) = self.venue(&at.payload) else { return Ok((Value::Null, Vec::new())) };
+        let service = match venue.listed_by {
+            ListedBy::Acl => Service::Acl,
+            ListedBy::Cvf => Service::Cvf,
+            _ => Service::Pmlr,
+        };
+        let papers = Listings(self.options.http).list(service, &venue.id).await.map_err(|e| match e {
+            SourceError::Refused { status: 404, .. } => DatasetError::Spec {
+                place: format!("{} {}", venue.name, venue.year),
+                what: format!("{service} has no listing {}", venue.id),
+            },
+            e => e.into(),
+        })?;
+        Ok((json!({ "papers": papers }), Vec::new()))
+    }
+
+    /// All listed papers in the requested order, each once; of two versions of a note the later one.
+    async fn papers(&self) -> Result<Vec<Paper>, DatasetError> {
+        let mut out: BTreeMap<(usize, i64, String), Paper> = BTreeMap::new();
+        let mut notes: HashMap<String, (usize, Note)> = HashMap::new();
+        for page in self.queue.all("page").await? {
+            let (Some((i, _)), Some(hash)) = (self.venue(&page.payload), page.value["sha256"].as_str())
+            else {
+                continue;
+            };
+            let lost = || {
+                DatasetError::input(
+                    self.options.work,
+                    format!("the cache has lost the body {hash}; remove queue.db to ask again"),
+                )
+            };
+            let body = self.options.http.cache().body(hash).ok_or_else(lost)?;
+            let (list, _) = sources::notes(&body).map_err(|e| DatasetError::input(self.options.work, e))?;
+            for note in list.into_iter().flatten() {
+                match notes.get(&note.id) {
+                    Some((_, known)) if known.modified >= note.modified => {}
+                    _ => {
+                        notes.insert(note.id.clone(), (i, note));
+                    }
+                }
+            }
+        }
+        for (id, (i, note)) in notes {
+            let place = note.number.unwrap_or(i64::MAX);
+            let paper = Paper {
+                title: note.text("title").unwrap_or_default().into(),
+                authors: note.list("authors"),
+                state: if note.deleted { State::Withdrawn } else { note.state() },
+                place: 0,
+                venue: i,
+                note: Some(note),
+                listed: None,
+                id: id.clone(),
+            };
+            out.insert((i, place, id), paper);
+        }
+        for list in self.queue.all("listing").await? {
+            let Some((i, _)) = self.venue(&list.payload) else { continue };
+            let papers: Vec<Listed> =
+                serde_json::from_value(list.value["papers"].clone()).unwrap_or_default();
+            for (n, listed) in papers.into_iter().enumerate() {
+                let paper = Paper {
+                    id: listed.id.clone(),
+                    title: listed.title.clone(),
+                    authors: listed.authors.clone(),
+                    place: 0,
+                    venue: i,
+                    state: State::Accepted,
+                    note: None,
+                    listed: Some(listed),
+                };
+                out.entry((i, n as i64, paper.id.clone())).or_insert(paper);
+            }
+        }
+        let mut papers: Vec<Paper> = out.into_values().collect();
+        for (n, paper) in papers.iter_mut().enumerate() {
+            paper.place = n as i64;
+        }
+        Ok(papers)
+    }
+
+    fn is_wanted(&self, paper: &Paper) -> bool {
+        let f = &self.spec.filters;
+        !f.drop_states.contains(&paper.state)
+            && (f.only_states.is_empty() || f.only_states.contains(&paper.state))
+            && !paper.title.is_empty()
+    }
+
+    async fn plan(&self, papers: &[Paper]) -> Result<(), DatasetError> {
+        let wanted =
+            papers.iter().filter(|p| self.is_wanted(p)).take(self.options.limit.unwrap_or(usize::MAX));
+        let tasks: Vec<NewTask> = wanted
+            .map(|p| {
+                let payload = json!({ "venue": p.venue, "title": p.title, "authors": p.authors });
+                task("match", p.id.clone(), p.place, payload)
+            })
+            .collect();
+        self.queue.add(&tasks).await?;
+        Ok(())
+    }
+
+    /// The paper on arXiv: by its title on arXiv itself, or through Semantic Scholar where references are wanted too.
+    async fn find(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let title = text(&at.payload, "title");
+        let authors: Vec<String> = serde_json::from_value(at.payload["authors"].clone()).unwrap_or_default();
+        let least = self.spec.matching.least_confidence;
+        let mut best: Option<(f64, Value)> = None;
+        let mut offer = |confidence: f64, value: Value| {
+            if confidence >= least && best.as_ref().is_none_or(|(c, _)| confidence > *c) {
+                best = Some((confidence, value));
+            }
+        };
+        match self.spec.kind {
+            SpecKind::Review => {
+                let feed = Arxiv(self.options.http).by_title(&title, self.spec.matching.candidates).await?;
+                for e in feed.entries {
+                    let sure = title::confidence(&title, &authors, &e.title, &e.authors);
+                    offer(
+                        sure,
+                        json!({ "arxiv": e.id, "version": e.version, "confidence": sure, "comment": e.comment }),
+                    );
+                }
+            }
+            SpecKind::Research => {
+                let s2 = SemanticScholar::new(self.options.http, self.options.s2_key.clone());
+                if let Some(p) = s2.by_title(&title).await? {
+                    let sure = title::confidence(
+                        &title,
+                        &authors,
+                        p.title.as_deref().unwrap_or_default(),
+                        &p.authors,
+                    );
+                    offer(
+                        sure,
+                        json!({ "arxiv": p.arxiv, "confidence": sure, "paper_id": p.id, "abstract": p.abstract_text }),
+                    );
+                }
+            }
+        }
+        let Some((_, value)) = best else {
+            return Ok((json!({ "arxiv": null }), self.instead("match", at)));
+        };
+        let next = match value["arxiv"].as_str() {
+            Some(id) => {
+                let mut payload = at.payload.clone();
+                payload["arxiv"] = json!(id);
+                payload["version"] = value["version"].clone();
+                vec![task("source", at.key.clone(), at.place, payload)]
+            }
+            None => self.instead("match", at),
+        };
+        Ok((value, next))
+    }
+
+    async fn source(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let id = text(&at.payload, "arxiv");
+        let version = at.payload["version"].as_u64().and_then(|v| u32::try_from(v).ok());
+        let answer = Arxiv(self.options.http).source(&id, version).await?;
+        let package = Package::of(&answer.body);
+        let value = json!({ "sha256": answer.sha256, "package": package });
+        let next = match package {
+            Package::PostScript | Package::Html => self.instead("source", at),
+            _ => Vec::new(),
+        };
+        Ok((value, next))
+    }
+
+    async fn pdf(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let answer = self.openreview().pdf(&at.key).await?;
+        Ok((json!({ "sha256": answer.sha256 }), Vec::new()))
+    }
+
+    async fn plan_references(&self) -> Result<(), DatasetError> {
+        if self.spec.kind != SpecKind::Research {
+            return Ok(());
+        }
+        let matched = self.queue.all("match").await?;
+        let ids: Vec<String> = matched
+            .iter()
+            .filter_map(|t| t.value["arxiv"].as_str())
+            .map(|id| format!("ARXIV:{id}"))
+            .collect();
+        let batches = ids.chunks(BATCH).enumerate();
+        let tasks: Vec<NewTask> = batches
+            .map(|(n, ids)| task("references", format!("{n:06}"), n as i64, json!({ "ids": ids })))
+            .collect();
+        self.queue.add(&tasks).await?;
+        Ok(())
+    }
+
+    async fn references(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let ids: Vec<String> = serde_json::from_value(at.payload["ids"].clone()).unwrap_or_default();
+        let papers = SemanticScholar::new(self.options.http, self.options.s2_key.clone()).batch(&ids).await?;
+        let mut found = serde_json::Map::new();
+        for (id, paper) in ids.iter().zip(papers) {
+            let Some(paper) = paper else { continue };
+            let list: Vec<Reference> = paper
+                .references
+                .into_iter()
+                .map(|r| Reference {
+                    paper_id: r.id,
+                    title: r.title,
+                    abstract_text: r.abstract_text,
+                    year: r.year,
+                })
+                .collect();
+            found.insert(
+                id.trim_start_matches("ARXIV:").into(),
+                serde_json::to_value(list).unwrap_or_default(),
+            );
+        }
+        Ok((Value::Object(found), Vec::new()))
+    }
+
+    /// Writes the records. What was asked and had no answer is a problem of its paper.
+    async fn assemble(&self, papers: &[Paper]) -> Result<Crawled, DatasetError> {
+        let records = self.options.work.join("records");
+        let next = self.options.work.join("records.next");
+        let _ = fs::remove_dir_all(&next);
+        let folder = next.join("sources");
+        fs::create_dir_all(&folder).map_err(DatasetError::write(&folder))?;
+        let by_key = |tasks: Vec<Task>| -> HashMap<String, Task> {
+            tasks.into_iter().map(|t| (t.key.clone(), t)).collect()
+        };
+        let matches = by_key(self.queue.all("match").await?);
+        let packages = by_key(self.queue.all("source").await?);
+        let pdfs = by_key(self.queue.all("pdf").await?);
+        let mut cited: HashMap<String, Value> = HashMap::new();
+        for t in self.queue.all("references").await? {
+            cited.extend(t.value.as_object().cloned().unwrap_or_default());
+        }
+        let mut broken = Vec::new();
+        for t in self.queue.all("page").await? {
+            let list = t.value["broken"].as_array().cloned().unwrap_or_default();
+            broken.extend(
+                list.into_iter().map(|b| format!("page {}: {}", t.key, b.as_str().unwrap_or_default())),
+            );
+        }
+        let (mut notes, mut lines) = (String::new(), String::new());
+        let mut failed = broken.len();
+        for b in broken {
+            // Read again as a record that is none, so that it is counted.
+            notes += &(json!({ "broken": b }).to_string() + "\n");
+        }
+        for paper in papers {
+            if let Some(note) = &paper.note {
+                notes += &(serde_json::to_string(note).unwrap_or_default() + "\n");
+            }
+            let venue = &self.spec.venue[paper.venue];
+            let mut f = Fragment { id: paper.id.clone(), ..Fragment::default() };
+            if let Some(listed) = &paper.listed {
+                f.venue = Some(venue.name.clone());
+                f.year = Some(venue.year);
+                f.title = Some(listed.title.clone());
+                f.authors = listed.authors.clone();
+                f.abstract_text = listed.abstract_text.clone();
+                f.state = Some(State::Accepted);
+            }
+            let name = paper.id.replace('/', "__");
+            if let Some(found) = matches.get(&paper.id) {
+                failed += usize::from(found.reason.is_some());
+                f.problems.extend(found.reason.as_ref().map(|r| format!("not matched: {r}")));
+                f.paper_id = found.value["paper_id"].as_str().map(String::from);
+                if let Some(id) = found.value["arxiv"].as_str() {
+                    f.arxiv = Some(ArxivMatch {
+                        id: id.into(),
+                        version: found.value["version"].as_u64().and_then(|v| u32::try_from(v).ok()),
+                        confidence: found.value["confidence"].as_f64().unwrap_or(0.0),
+                    });
+                    f.references = cited
+                        .get(id)
+                        .cloned()
+                        .and_then(|v| serde_json::from_value(v).ok())
+                        .unwrap_or_default();
+                }
+            }
+            for (kind, task) in [("source", packages.get(&paper.id)), ("PDF", pdfs.get(&paper.id))] {
+                let Some(task) = task else { continue };
+                failed += usize::from(task.reason.is_some());
+                f.problems.extend(task.reason.as_ref().map(|r| format!("no {kind}: {r}")));
+                let Some(body) =
+                    task.value["sha256"].as_str().and_then(|h| self.options.http.cache().body(h))
+                else {
+                    continue;
+                };
+                let end = match Package::of(&body) {
+                    Package::Pdf => "pdf",
+                    Package::Gzip => "gz",
+                    Package::Tar => "tar",
+                    Package::Tex => "tex",
+                    Package::PostScript | Package::Html => continue,
+                };
+                let file = folder.join(format!("{name}.{end}"));
+                fs::write(&file, body).map_err(DatasetError::write(&file))?;
+            }
+            lines += &(serde_json::to_string(&f).unwrap_or_default() + "\n");
+        }
+        for (name, text) in [("submissions.jsonl", notes), ("papers.jsonl", lines)] {
+            let path = next.join(name);
+            fs::write(&path, text).map_err(DatasetError::write(&path))?;
+        }
+        let files = crate::write::inventory(&next, &|_| None)?;
+        let _ = fs::remove_dir_all(&records);
+        fs::rename(&next, &records).map_err(DatasetError::write(&records))?;
+        Ok(Crawled { records, hash: crate::write::hash(&files), papers: papers.len(), failed })
+    }
+}
