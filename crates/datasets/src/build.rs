@@ -1,5 +1,6 @@
 //! [`build`]: from records to a set.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -292,12 +293,11 @@ impl Builder<'_> {
             self.options.progress.stage("writing", n, entries.len());
             let row: Value = rows.get(at)?;
             let part = parts[entry.group];
-            if !writers.contains_key(&part) {
-                writers.insert(part, PartWriter::new(&next, part, self.spec.kind)?);
-            }
-            if let Some(writer) = writers.get_mut(&part) {
-                writer.add(&row)?;
-            }
+            let writer = match writers.entry(part) {
+                Slot::Occupied(there) => there.into_mut(),
+                Slot::Vacant(empty) => empty.insert(PartWriter::new(&next, part, self.spec.kind)?),
+            };
+            writer.add(&row)?;
             let licence = entry.license.as_deref().map_or_else(|| "not known".into(), licence::normal);
             *licences.entry(licence).or_default() += 1;
         }

@@ -111,6 +111,8 @@ struct Paper {
     state: State,
     note: Option<Note>,
     listed: Option<Listed>,
+    /// It was listed, and was not any more when the pages were read again.
+    gone: bool,
 }
 
 fn task(kind: &str, key: impl Into<String>, place: i64, payload: Value) -> NewTask {
@@ -242,38 +244,54 @@ impl Crawl<'_> {
             return Err(DatasetError::Spec { place: format!("{} {}", venue.name, venue.year), what });
         }
         let ids: Vec<&str> = page.notes.iter().map(|n| n.id.as_str()).collect();
-        let value = json!({ "sha256": page.sha256, "ids": ids, "count": page.count, "broken": page.broken });
+        // Offsets shift when a submission comes or goes: pages overlap by one, and who is not there again has moved.
+        let moved =
+            p["last"].as_str().is_some_and(|last| listing.api == Api::One && ids.first() != Some(&last));
+        let mut value = json!({ "sha256": page.sha256, "ids": ids, "count": page.count, "broken": page.broken, "moved": moved });
         let got = page.notes.len() + page.broken.len();
         let base = i as i64 * 1_000_000 + sweep * 100_000;
-        let next = |key: String, payload: Value| vec![task("page", key, base + n + 1, payload)];
-        let last_id = ids.last().map(|s| s.to_string());
-        // API 2 goes on behind the last id, API 1 behind the offset; an empty page is the end.
-        let more =
-            got > 0 && (listing.api == Api::Two && last_id.as_deref() != after || listing.api == Api::One);
-        if more && (got >= self.options.page || listing.api == Api::Two) {
-            let payload =
-                json!({ "venue": i, "sweep": sweep, "n": n + 1, "offset": offset + got, "after": last_id });
-            return Ok((value, next(format!("{i}/{sweep}/{:06}", n + 1), payload)));
+        let last = ids.last().map(|s| s.to_string());
+        let more = match listing.api {
+            Api::Two => last.is_some() && last.as_deref() != after,
+            Api::One => got >= self.options.page && got > 1,
+        };
+        if more {
+            let payload = json!({
+                "venue": i, "sweep": sweep, "n": n + 1, "offset": offset + got - usize::from(listing.api == Api::One),
+                "after": last, "last": last,
+            });
+            return Ok((
+                value,
+                vec![task("page", format!("{i}/{sweep}/{:06}", n + 1), base + n + 1, payload)],
+            ));
         }
         // The end of a sweep: what shifted between two pages is read again.
         let mut seen: HashSet<String> = ids.iter().map(|s| s.to_string()).collect();
-        let mut count = page.count;
+        let (mut count, mut moved) = (page.count, moved);
         for earlier in self.queue.all("page").await?.iter().filter(|t| t.payload["venue"] == p["venue"]) {
-            seen.extend(
-                earlier.value["ids"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|v| v.as_str().map(String::from)),
-            );
+            let ids = earlier.value["ids"].as_array().into_iter().flatten();
+            seen.extend(ids.filter_map(|v| v.as_str().map(String::from)));
             if earlier.payload["sweep"] == p["sweep"] {
                 count = count.max(earlier.value["count"].as_u64().map(|c| c as usize));
+                moved |= earlier.value["moved"] == true;
             }
         }
-        if count.is_some_and(|c| seen.len() < c) && sweep < SWEEPS {
+        let lacks = count.is_some_and(|c| seen.len() < c);
+        if (lacks || moved) && sweep < SWEEPS {
             let payload = json!({ "venue": i, "sweep": sweep + 1, "n": 0, "offset": 0 });
             let place = i as i64 * 1_000_000 + (sweep + 1) * 100_000;
             return Ok((value, vec![task("page", format!("{i}/{}/", sweep + 1), place, payload)]));
+        }
+        if lacks || moved {
+            let all = count.map_or("an unknown number".into(), |c| c.to_string());
+            let what = format!(
+                "{} of {all} submissions of {} after {SWEEPS} sweeps",
+                seen.len(),
+                listing.invitation
+            );
+            if let Some(broken) = value["broken"].as_array_mut() {
+                broken.push(json!(what));
+            }
         }
         Ok((value, Vec::new()))
     }
@@ -299,7 +317,27 @@ impl Crawl<'_> {
     async fn papers(&self) -> Result<Vec<Paper>, DatasetError> {
         let mut out: BTreeMap<(usize, i64, String), Paper> = BTreeMap::new();
         let mut notes: HashMap<String, (usize, Note)> = HashMap::new();
-        for page in self.queue.all("page").await? {
+        // Of each venue the last sweep, and who was in it.
+        let mut last: HashMap<usize, (i64, HashSet<String>)> = HashMap::new();
+        let pages = self.queue.all("page").await?;
+        for page in &pages {
+            let Some((i, _)) = self.venue(&page.payload) else { continue };
+            let sweep = page.payload["sweep"].as_i64().unwrap_or(1);
+            let of = last.entry(i).or_default();
+            if sweep > of.0 {
+                *of = (sweep, HashSet::new());
+            }
+            if sweep == of.0 {
+                of.1.extend(
+                    page.value["ids"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|v| v.as_str().map(String::from)),
+                );
+            }
+        }
+        for page in pages {
             let (Some((i, _)), Some(hash)) = (self.venue(&page.payload), page.value["sha256"].as_str())
             else {
                 continue;
@@ -323,10 +361,12 @@ impl Crawl<'_> {
         }
         for (id, (i, note)) in notes {
             let place = note.number.unwrap_or(i64::MAX);
+            let gone = last.get(&i).is_some_and(|(_, ids)| !ids.contains(&id));
             let paper = Paper {
+                gone,
                 title: note.text("title").unwrap_or_default().into(),
                 authors: note.list("authors"),
-                state: if note.deleted { State::Withdrawn } else { note.state() },
+                state: if note.deleted || gone { State::Withdrawn } else { note.state() },
                 place: 0,
                 venue: i,
                 note: Some(note),
@@ -349,6 +389,7 @@ impl Crawl<'_> {
                     state: State::Accepted,
                     note: None,
                     listed: Some(listed),
+                    gone: false,
                 };
                 out.entry((i, n as i64, paper.id.clone())).or_insert(paper);
             }
@@ -536,6 +577,10 @@ impl Crawl<'_> {
                 f.authors = listed.authors.clone();
                 f.abstract_text = listed.abstract_text.clone();
                 f.state = Some(State::Accepted);
+            }
+            if paper.gone {
+                f.state = Some(State::Withdrawn);
+                f.problems.push("it was taken from the listing while that was read".into());
             }
             let name = paper.id.replace('/', "__");
             if let Some(found) = matches.get(&paper.id) {

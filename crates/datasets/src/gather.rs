@@ -24,9 +24,6 @@ pub struct Input {
     pub records: usize,
 }
 
-/// What cannot be used: the place, and why.
-pub type Broken = (String, String);
-
 /// Called with fragments and with what is broken.
 pub trait Sink {
     /// A fragment.

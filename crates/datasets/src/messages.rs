@@ -203,7 +203,6 @@ pub fn paper(p: &Paper<'_>) -> Result<Vec<Turn>, String> {
         .iter()
         .map(|s| json!({ "name": s.name, "description": s.description.as_deref().unwrap_or_default() }))
         .collect();
-    let pretty = |v: &Value| serde_json::to_string_pretty(v).unwrap_or_default();
     let first = format!(
         "## Motivation\n\n{}\n\n## Main Idea\n\n{}\n\n```latex\n\\title{{{}}}\n\n\\begin{{abstract}}\n{}\n\\end{{abstract}}\n\n{}\n```\n\n## Experimental Setup\n\n```json\n{}\n\n```",
         p.motivation,
@@ -211,14 +210,14 @@ pub fn paper(p: &Paper<'_>) -> Result<Vec<Turn>, String> {
         p.title,
         p.abstract_text,
         latex(&p.sections[..p.second]),
-        pretty(&Value::Array(setup)),
+        Value::Array(setup),
     );
     let second = format!("```latex\n{}\n```\n\n", latex(&p.sections[p.second..]));
     Ok(vec![
         Turn::new("system", SYSTEM.trim_end()),
         Turn::new("user", render(FIRST, context! { topic => None::<String>, references })?),
         Turn::new("assistant", first),
-        Turn::new("user", render(SECOND, context! { results => pretty(&results_json(p.results)) })?),
+        Turn::new("user", render(SECOND, context! { results => results_json(p.results).to_string() })?),
         Turn::new("assistant", second),
     ])
 }

@@ -192,6 +192,9 @@ fn shortened(text: &str) -> String {
 
 /// Tables with numbers; without any, sentences with numbers out of the sections that tell results.
 fn candidates(paper: &ResearchPaper) -> Vec<Candidate> {
+    let known: HashSet<String> = paper.numbers.iter().cloned().collect();
+    // A sentence may hold the number of a section, which TeX puts there and the source does not have.
+    let stands = |s: &String| missing(s, &known).is_empty();
     let mut out = Vec::new();
     for (n, table) in paper.tables.iter().enumerate() {
         let cells = || table.rows.iter().flatten();
@@ -200,13 +203,16 @@ fn candidates(paper: &ResearchPaper) -> Vec<Candidate> {
         }
         let mention = format!("Table {}", n + 1);
         let told = paper.plain.iter().flat_map(|(_, t)| t.split("\n\n")).filter(|p| !p.starts_with("Table "));
-        let told = told.flat_map(sentences).find(|s| {
+        let told = told.flat_map(sentences).filter(stands).find(|s| {
             s.match_indices(&mention)
                 .any(|(i, m)| !s[i + m.len()..].starts_with(|c: char| c.is_ascii_digit()))
         });
-        let caption = sentences(&table.caption);
+        let own = table.caption.split_once(':').filter(|(before, _)| before.starts_with("Table "));
+        let caption = own.map_or(table.caption.as_str(), |(_, rest)| rest.trim());
+        let whole = caption.to_string();
+        let caption = sentences(caption);
         let name = caption.first().cloned().unwrap_or_else(|| mention.clone());
-        let description = told.or_else(|| (caption.len() > 1).then(|| table.caption.clone()));
+        let description = told.or_else(|| (caption.len() > 1).then(|| whole.clone()).filter(stands));
         out.push(Candidate {
             shown: shortened(&format!(
                 "{} ({})",
@@ -218,11 +224,7 @@ fn candidates(paper: &ResearchPaper) -> Vec<Candidate> {
                 table: table.rows.clone(),
                 description: description.clone(),
             },
-            setup: ResultItem {
-                name,
-                table: Vec::new(),
-                description: description.or_else(|| Some(table.caption.clone())),
-            },
+            setup: ResultItem { name, table: Vec::new(), description: description.or(Some(whole)) },
         });
     }
     if out.is_empty() {
@@ -232,7 +234,9 @@ fn candidates(paper: &ResearchPaper) -> Vec<Candidate> {
                 || *i + 3 > paper.plain.len()
         });
         for (_, (heading, text)) in told {
-            for sentence in text.split("\n\n").flat_map(sentences).filter(|s| has_number(s)).take(3) {
+            for sentence in
+                text.split("\n\n").flat_map(sentences).filter(|s| has_number(s) && stands(s)).take(3)
+            {
                 let item = ResultItem {
                     name: heading.clone(),
                     table: Vec::new(),
@@ -277,19 +281,37 @@ fn chosen(answer: &lm::Completion, sentences: &[String], candidates: &[Candidate
             .and_then(|i| sentences.get(i.wrapping_sub(1)).cloned())
             .ok_or_else(|| format!("no {name} was chosen"))
     };
+    let motivation = sentence("motivation")?;
+    // The likeliest one that is not the motivation again.
+    let likeliest = value("idea").map(|c| {
+        let mut options: Vec<(usize, f64)> = c
+            .distribution
+            .iter()
+            .filter_map(|(o, p)| Some((o.trim_start_matches('S').parse::<usize>().ok()?, *p)))
+            .collect();
+        options.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        options
+    });
+    let mut others =
+        likeliest.unwrap_or_default().into_iter().filter_map(|(i, _)| sentences.get(i.wrapping_sub(1)));
+    let main_idea = match others.find(|s| **s != motivation) {
+        Some(other) => other.clone(),
+        None => sentence("idea")?,
+    };
     let yes = |i: usize| {
         let choice = value(&format!("r{}", i + 1));
         choice.and_then(|c| c.distribution.iter().find(|(o, _)| o == "yes").map(|(_, p)| *p)).unwrap_or(0.0)
     };
     let likely: Vec<f64> = (0..candidates.len()).map(yes).collect();
     let best = likely.iter().copied().fold(0.0, f64::max);
-    // At least the likeliest one: a paper with tables of numbers has results.
-    let keep = |p: f64| p >= 0.5 || p == best;
+    // Those that are as likely as the likeliest, but for a little: a weak model says "no" to all of them with small
+    // differences, and a paper with tables of numbers has results.
+    let keep = |p: f64| p >= 0.5 || p >= 0.8 * best;
     let kept: Vec<&Candidate> =
         candidates.iter().zip(&likely).filter(|(_, p)| keep(**p)).map(|(c, _)| c).collect();
     Ok(Made {
-        motivation: sentence("motivation")?,
-        main_idea: sentence("idea")?,
+        motivation,
+        main_idea,
         setup: kept.iter().map(|c| c.setup.clone()).collect(),
         results: kept.iter().map(|c| c.item.clone()).collect(),
     })

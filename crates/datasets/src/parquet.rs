@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical, ZstdLevel};
-use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int64Type};
+use ::parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
@@ -25,8 +25,6 @@ pub enum Column {
     Integer,
     /// A number.
     Number,
-    /// True or false.
-    Flag,
     /// A list.
     List(Box<Column>),
     /// Named columns.
@@ -49,7 +47,6 @@ impl Column {
                 .build()?,
             Self::Integer => leaf(Physical::INT64).build()?,
             Self::Number => leaf(Physical::DOUBLE).build()?,
-            Self::Flag => leaf(Physical::BOOLEAN).build()?,
             Self::List(of) => {
                 let repeated = Type::group_type_builder("list")
                     .with_repetition(Repetition::REPEATED)
@@ -86,7 +83,6 @@ enum Values {
     Text(Vec<ByteArray>),
     Integer(Vec<i64>),
     Number(Vec<f64>),
-    Flag(Vec<bool>),
 }
 
 struct Leaf {
@@ -100,7 +96,6 @@ fn leaves(column: &Column, out: &mut Vec<Leaf>) {
         Column::Text => Values::Text(Vec::new()),
         Column::Integer => Values::Integer(Vec::new()),
         Column::Number => Values::Number(Vec::new()),
-        Column::Flag => Values::Flag(Vec::new()),
         Column::List(of) => return leaves(of, out),
         Column::Struct(columns) => return columns.iter().for_each(|(_, c)| leaves(c, out)),
     };
@@ -150,10 +145,6 @@ fn shred(column: &Column, value: &Value, repetition: i16, depth: i16, definition
                 }
                 (Values::Integer(v), Value::Number(n)) => n.as_i64().map(|n| v.push(n)).is_some(),
                 (Values::Number(v), Value::Number(n)) => n.as_f64().map(|n| v.push(n)).is_some(),
-                (Values::Flag(v), Value::Bool(b)) => {
-                    v.push(*b);
-                    true
-                }
                 _ => false,
             };
             leaf.definition.push(definition + i16::from(is_there));
@@ -239,7 +230,6 @@ impl Writer {
                 Values::Text(v) => column.typed::<ByteArrayType>().write_batch(v, d, r),
                 Values::Integer(v) => column.typed::<Int64Type>().write_batch(v, d, r),
                 Values::Number(v) => column.typed::<DoubleType>().write_batch(v, d, r),
-                Values::Flag(v) => column.typed::<BoolType>().write_batch(v, d, r),
             }
             .map_err(bad)?;
             column.close().map_err(bad)?;
@@ -278,14 +268,13 @@ mod tests {
         let columns = vec![
             ("id", Column::Text),
             ("year", Column::Integer),
-            ("good", Column::Flag),
             ("reviews", Column::list(review)),
             ("rows", Column::list(Column::list(Column::Text))),
         ];
         let rows = [
-            json!({"id": "a", "year": 2024, "good": true, "reviews": [{"rating": 8.0, "text": "fine"}, {"rating": null, "text": "no number"}], "rows": [["a", "b"], ["c"]]}),
-            json!({"id": "b", "year": null, "good": null, "reviews": [], "rows": [[], ["d"]]}),
-            json!({"id": "c", "year": 1, "good": false, "reviews": null, "rows": null}),
+            json!({"id": "a", "year": 2024, "reviews": [{"rating": 8.0, "text": "fine"}, {"rating": null, "text": "no number"}], "rows": [["a", "b"], ["c"]]}),
+            json!({"id": "b", "year": null, "reviews": [], "rows": [[], ["d"]]}),
+            json!({"id": "c", "year": 1, "reviews": null, "rows": null}),
         ];
         let mut writer = Writer::new(&path, columns).unwrap();
         rows.iter().for_each(|r| writer.add(r, 100).unwrap());
@@ -296,9 +285,9 @@ mod tests {
         assert_eq!(
             found,
             [
-                r#"{id: "a", year: 2024, good: true, reviews: [{rating: 8.0, text: "fine"}, {rating: null, text: "no number"}], rows: [["a", "b"], ["c"]]}"#,
-                r#"{id: "b", year: null, good: null, reviews: [], rows: [[], ["d"]]}"#,
-                r#"{id: "c", year: 1, good: false, reviews: null, rows: null}"#,
+                r#"{id: "a", year: 2024, reviews: [{rating: 8.0, text: "fine"}, {rating: null, text: "no number"}], rows: [["a", "b"], ["c"]]}"#,
+                r#"{id: "b", year: null, reviews: [], rows: [[], ["d"]]}"#,
+                r#"{id: "c", year: 1, reviews: null, rows: null}"#,
             ]
         );
     }

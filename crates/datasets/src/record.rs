@@ -39,15 +39,6 @@ impl Review {
             .iter()
             .any(|t| t.as_deref().is_some_and(|t| !t.trim().is_empty()))
     }
-
-    /// Characters of all that was written.
-    pub fn chars(&self) -> usize {
-        [&self.summary, &self.strengths, &self.weaknesses, &self.questions, &self.text]
-            .iter()
-            .filter_map(|t| t.as_deref())
-            .map(|t| t.chars().count())
-            .sum()
-    }
 }
 
 /// Which version of a paper was read. The decision is easy to tell from it: accepted papers are camera-ready.

@@ -80,11 +80,9 @@ pub fn research_paper(path: &Path, reader: &Reader<'_>) -> Result<ResearchPaper,
     let body = body(&whole);
     let (references, cited, unresolved) = references(&source, &whole, &document);
     let mut all_numbers: Vec<String> = {
-        // What the reader makes of macros counts too: a number behind `\newcommand{\acc}{93.1}` stands in the paper.
+        // Cells as the reader gives them count too: a number behind `\newcommand{\acc}{93.1}` stands in the paper.
         let mut set = numbers(&whole);
-        let texts =
-            document.sections.iter().map(|s| s.text.as_str()).chain(document.abstract_text.as_deref());
-        texts.for_each(|t| set.extend(numbers(t)));
+        document.tables.iter().flat_map(|t| t.rows.iter().flatten()).for_each(|c| set.extend(numbers(c)));
         set.into_iter().collect()
     };
     all_numbers.sort();
@@ -222,9 +220,13 @@ fn sections(body: &str) -> Vec<LatexSection> {
     let mut out = Vec::new();
     for (n, (_, after, heading)) in starts.iter().enumerate() {
         let end = starts.get(n + 1).map_or(body.len(), |s| s.0);
+        let name = latex_to_text(heading);
+        if ["abstract", "references"].contains(&name.to_lowercase().as_str()) {
+            continue;
+        }
         let text = FORMAT.replace_all(&body[*after..end.max(*after)], "");
         let latex = BLANKS.replace_all(text.trim(), "\n\n").into_owned();
-        out.push(LatexSection { heading: latex_to_text(heading), latex });
+        out.push(LatexSection { heading: name, latex });
     }
     out
 }

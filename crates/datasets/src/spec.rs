@@ -276,19 +276,13 @@ pub enum Unknown {
 }
 
 /// How the dialogue is written.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Messages {
     /// The form of the reviews, a name in `prompts/forms`; without one, that of the year.
     pub form: Option<String>,
     /// Reviews in a dialogue, harshest first; all without.
     pub reviews: Option<usize>,
-}
-
-impl Default for Messages {
-    fn default() -> Self {
-        Self { form: None, reviews: None }
-    }
 }
 
 impl Spec {

@@ -27,7 +27,7 @@ pub struct YearStats {
     pub ratings_of_two: usize,
     /// Mean of the papers' mean ratings (papers with two or more); absent without any.
     pub mean: Option<f64>,
-    /// Sample standard deviation of the papers' means.
+    /// Standard deviation of the papers' means (over their number, not one less).
     pub sd: Option<f64>,
     /// How often each rating was given.
     pub histogram: BTreeMap<String, usize>,
@@ -186,7 +186,7 @@ fn scores(folder: &Path, out: &mut Stats) -> Result<(), DatasetError> {
             let n = y.papers_of_two as f64;
             let mean = sum / n;
             y.mean = Some(mean);
-            y.sd = (n > 1.0).then(|| ((squares - n * mean * mean) / (n - 1.0)).max(0.0).sqrt());
+            y.sd = Some((squares / n - mean * mean).max(0.0).sqrt());
         }
     }
     Ok(())

@@ -135,11 +135,7 @@ struct RawEntry {
     fields: BTreeMap<String, String>,
 }
 
-<<<<<<< HEAD
-/// Parses the text of a bibliography; `name` is for messages.
-=======
 /// Parses the text of a bibliography (`.bib`, `.bbl`, a source with `\bibitem`s); `name` is for messages.
->>>>>>> b79b93f (Sources: one polite HTTP layer, a crawl queue and six clients; data sets: specification, builder, checks)
 pub fn parse(text: &str, name: &str) -> Bibliography {
     let mut out = Bibliography::default();
     if !text.contains('@') && text.contains("\\bibitem") || text.contains("\\begin{thebibliography}") {
