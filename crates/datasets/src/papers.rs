@@ -2,6 +2,7 @@
 //! is kept by the file's hash: building again reads only what is new.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use documents::{Document, ReadError, Source, TextBudget, reviewer_text};
 use serde::de::DeserializeOwned;
@@ -66,7 +67,10 @@ impl Kept {
     /// If the disk is full.
     pub fn put<T: Serialize>(&self, kind: &str, key: &str, value: &T) -> Result<(), DatasetError> {
         let path = self.path(kind, key);
-        let partial = path.with_extension(format!("partial-{}", std::process::id()));
+        // Two papers may have the same file, and be read at the same time.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let partial = path.with_extension(format!("partial-{}-{n}", std::process::id()));
         let text = serde_json::to_vec(value).unwrap_or_default();
         let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, &path));
         written.map_err(DatasetError::write(&path))
