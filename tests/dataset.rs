@@ -181,6 +181,56 @@ fn a_set_is_shown_checked_exported_and_held_against_others() {
 }
 
 #[test]
+fn papers_of_three_listings_are_joined_with_what_they_cite_and_outlined_by_a_server() {
+    let home = Home::new();
+    let services = Services::start(2, Mood::Planted);
+    home.write("spec.toml", Services::research_spec());
+    let model = format!("{}/v1#m", services.base);
+    let output = run(&home, &words(&services, "set", &["--model", &model]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let set: Value = serde_json::from_str(&text(&output)).unwrap();
+    let left = lines(&home.path("set/left_out.jsonl"));
+    let by = |step: &str| left.iter().filter(|l| l["step"] == step).count();
+    // Papers that Semantic Scholar does not know have no sources; those with an invented number have no outline.
+    let unknown = PAPERS / 5;
+    let invented = (1..=PAPERS).filter(|n| n % 4 == 0 && n % 5 != 0).count();
+    assert_eq!((by("paper-text"), by("outline")), (unknown, invented), "{left:?}");
+    assert!(
+        left.iter()
+            .filter(|l| l["step"] == "outline")
+            .all(|l| l["reason"].as_str().unwrap().contains("0.999"))
+    );
+    assert_eq!(set["rows"], (PAPERS - unknown - invented) as u64);
+    let rows =
+        [lines(&home.path("set/jsonl/train.jsonl")), lines(&home.path("set/jsonl/test.jsonl"))].concat();
+    for row in &rows {
+        let n: usize = row["title"].as_str().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        let cited = &row["references"][0];
+        // The abstract is OpenAlex's; where the batch did not know the paper there is none.
+        let wanted = if n % 6 == 0 { Value::Null } else { "Abstract told again".into() };
+        assert_eq!(cited["abstract"], wanted, "{n}");
+        assert_eq!(row["license"], if n % 2 == 0 { Value::Null } else { "CC BY 4.0".into() });
+        assert_eq!(row["venue"], ["ICML", "ACL", "CVPR"][n % 3]);
+        assert_eq!(row["experimental_results"][0]["table"][1][1], format!("0.{}", 100 + n));
+        let turns: Vec<&str> =
+            row["messages"].as_array().unwrap().iter().map(|t| t["role"].as_str().unwrap()).collect();
+        assert_eq!(turns, ["system", "user", "assistant", "user", "assistant"]);
+        let said = |i: usize| row["messages"][i]["content"].as_str().unwrap();
+        assert!(n % 6 == 0 || said(1).contains("Abstract: Abstract told again\n@"), "{}", said(1));
+        assert!(
+            said(2).starts_with("## Motivation\n\nNobody knows.\n\n## Main Idea")
+                && said(2).contains("\\section{Introduction}")
+        );
+        assert!(
+            said(3).starts_with("## Experimental_results\n\n```json\n[{\"name\":\"Scores\"")
+                && said(3).ends_with("]```")
+        );
+        assert!(said(4).contains("\\section{Experiments}") && !said(2).contains("\\section{Experiments}"));
+    }
+    assert!(home.run(&["dataset", "verify", "set"]).status.success());
+}
+
+#[test]
 fn the_cost_of_a_build_is_said_before_it_begins() {
     let home = Home::new();
     let shown = text(&home.run(&["dataset", "build", "review-5k", "--dry-run"]));

@@ -282,6 +282,8 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
         (*n == 1, all)
     };
     let path = uri.path();
+    let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+    let posted: Value = serde_json::from_slice(&body).unwrap_or_default();
     let whole = if path == "/notes" {
         server.notes(&query, requests)
     } else if path == "/groups" {
@@ -290,6 +292,48 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
         server.feed(&query)
     } else if path.starts_with("/src/") {
         server.file(path)
+    } else if path == "/oai" {
+        match query["identifier"].rsplit('.').next().unwrap_or("").parse::<usize>().unwrap_or(0) {
+            n if n % 2 == 0 => {
+                answer(200, &[], "<OAI-PMH><error code=\"idDoesNotExist\">No such id</error></OAI-PMH>")
+            }
+            _ => answer(
+                200,
+                &[],
+                "<OAI-PMH><GetRecord><license>http://creativecommons.org/licenses/by/4.0/</license></GetRecord></OAI-PMH>",
+            ),
+        }
+    } else if path == "/v202/" || path == "/2023.acl.xml" || path == "/CVPR2023" {
+        listing(path)
+    } else if path == "/paper/search/match" {
+        let n = (1..=PAPERS).find(|n| title(*n) == query["query"]);
+        match n {
+            // Semantic Scholar does not know every paper.
+            Some(n) if n % 5 != 0 => answer(200, &[], json!({"data": [{
+                "paperId": format!("{n:040x}"), "title": title(n), "authors": [{"name": format!("Jane Doe{n}")}],
+                "externalIds": {"ArXiv": format!("2401.{n:05}")}, "matchScore": 99.0}]}).to_string()),
+            _ => answer(404, &[], r#"{"error":"Title match not found"}"#),
+        }
+    } else if path == "/paper/batch" {
+        let ids: Vec<usize> =
+            posted["ids"].as_array().unwrap().iter().map(|i| number(i.as_str().unwrap())).collect();
+        let papers: Vec<Value> = ids.iter().map(|n| if n % 6 == 0 { Value::Null } else { json!({
+            "paperId": format!("{n:040x}"), "title": title(*n),
+            "references": [{"paperId": "c", "title": format!("Cited work {n}"), "abstract": null, "externalIds": {"DOI": format!("10.1/{n}")}}]}) }).collect();
+        answer(200, &[], Value::Array(papers).to_string())
+    } else if path == "/works" {
+        let dois = query["filter"].trim_start_matches("doi:").to_string();
+        let works: Vec<Value> = dois
+            .split('|')
+            .map(|d| {
+                json!({
+            "id": "https://openalex.org/W1", "doi": format!("https://doi.org/{d}"), "title": "Cited",
+            "abstract_inverted_index": {"told": [1], "Abstract": [0], "again": [2]}})
+            })
+            .collect();
+        answer(200, &[], json!({"meta": {"next_cursor": null}, "results": works}).to_string())
+    } else if path == "/v1/chat/completions" {
+        outline(&posted)
     } else if path == "/pdf" {
         match query["id"].trim_start_matches("Paper").parse::<usize>().unwrap_or(0) {
             // Taken back while we were reading: nothing is public any more.
@@ -310,6 +354,39 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
         return planted(kind, body.clone()).unwrap_or_else(|| answer(status.as_u16(), &[], body));
     }
     whole
+}
+
+fn number(id: &str) -> usize {
+    id.rsplit('.').next().unwrap_or("").parse().unwrap_or(0)
+}
+
+/// Listings without an API share the papers among them.
+fn listing(path: &str) -> Response<Body> {
+    let some = |from: usize| (from..=PAPERS).step_by(3);
+    let text = match path {
+        "/2023.acl.xml" => {
+            let one = |n: usize| format!("<paper id=\"{n}\"><title>{}</title><author><first>Jane</first><last>Doe{n}</last></author></paper>", title(n));
+            format!("<collection id=\"2023.acl\"><volume id=\"long\">{}</volume></collection>", some(1).map(one).collect::<String>())
+        }
+        "/CVPR2023" => some(2).map(|n| format!("<dt class=\"ptitle\"><br><a href=\"/content/html/Doe{n}.html\">{}</a></dt><dd><input name=\"query_author\" value=\"Jane Doe{n}\"></dd>", title(n))).collect(),
+        _ => some(3).map(|n| format!("<div class=\"paper\"><p class=\"title\">{}</p><span class=\"authors\">Jane Doe{n}</span><a href=\"/v202/doe{n}a.html\">abs</a></div>", title(n))).collect(),
+    };
+    answer(200, &[], text)
+}
+
+/// A model that outlines papers: of every fourth it invents a number.
+fn outline(posted: &Value) -> Response<Body> {
+    let prompt = posted["messages"][0]["content"].as_str().unwrap_or_default();
+    let n = (1..=PAPERS).find(|n| prompt.contains(&format!("# {}\n", title(*n)))).unwrap_or(0);
+    let score = if n % 4 == 0 { "0.999".to_string() } else { format!("0.{}", 100 + n) };
+    let table = json!([["method", "score"], ["ours", score]]);
+    let outline = json!({
+        "motivation": "Nobody knows.", "main_idea": "We measure it.",
+        "experimental_setup": [{"name": "Scores", "description": "Both methods are scored."}],
+        "experimental_results": [{"name": "Scores", "table": table, "description": "Ours is lower."}],
+    });
+    let text = format!("```json\n{outline}\n```");
+    answer(200, &[("content-type", "application/json")], json!({"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}).to_string())
 }
 
 fn decoded(text: &str) -> String {
@@ -357,8 +434,32 @@ impl Services {
 
     /// Options that send every service here.
     pub fn options(&self) -> Vec<String> {
-        let names = ["openreview1", "openreview2", "openreview-files", "arxiv"];
+        let names = [
+            "openreview1",
+            "openreview2",
+            "openreview-files",
+            "arxiv",
+            "arxiv-oai",
+            "semantic-scholar",
+            "openalex",
+            "acl",
+            "cvf",
+            "pmlr",
+        ];
         names.iter().flat_map(|n| ["--base".to_string(), format!("{n}={}", self.base)]).collect()
+    }
+
+    /// A specification of three venues that are listed without an API.
+    pub fn research_spec() -> String {
+        let venue = |name: &str, by: &str, id: &str| {
+            format!("[[venue]]\nname = \"{name}\"\nyear = 2023\nlisted_by = \"{by}\"\nid = \"{id}\"\n")
+        };
+        "name = \"made-up\"\nkind = \"research\"\ndescription = \"Papers that we made up.\"\n[filters]\ncitations = 0.9\noutline = true\n\
+         [near_duplicates]\naction = \"group\"\nsimilarity = 0.9\n[split]\nby = \"paper\"\ntest = 4\n"
+            .to_string()
+            + &venue("ACL", "acl", "2023.acl#long")
+            + &venue("CVPR", "cvf", "CVPR2023")
+            + &venue("ICML", "pmlr", "v202")
     }
 
     /// A specification of the venue.

@@ -19,7 +19,7 @@ use crate::licence;
 use crate::messages::{self, Form};
 use crate::minhash::{Index, Signature, signature};
 use crate::outline::{self, Outline};
-use crate::papers::{Kept, PaperText, Reader, markdown, paper_text};
+use crate::papers::{self, Kept, PaperText, Reader, markdown, paper_text};
 use crate::record::{ResearchRow, ReviewRow, TextSource, Version};
 use crate::research::{self, ResearchPaper, join_abstracts, research_paper};
 use crate::spec::{Alike, PaperPart, Spec, SpecKind};
@@ -222,7 +222,9 @@ fn fingerprint(
     files: &[PathBuf],
     keep_out: &[(String, PathBuf)],
 ) -> Result<String, DatasetError> {
-    let mut text = format!("{VERSION}\n{}\n", serde_json::to_string(spec).unwrap_or_default());
+    let rows =
+        format!("{VERSION} {} {} {}", papers::FORMAT, messages::words_sha256(), env!("CARGO_PKG_VERSION"));
+    let mut text = format!("{rows}\n{}\n", serde_json::to_string(spec).unwrap_or_default());
     text += &format!("{:?}\n", options.limit);
     if let Some(model) = options.model {
         text += &format!("{} {:?}\n", model.info().reference, model.info().sha256);

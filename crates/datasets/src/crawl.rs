@@ -1,14 +1,14 @@
 //! From the services to a folder of records. Everything that is asked is a task of a queue on disk and every answer lies
 //! in the cache, so a crawl that was killed goes on where it was, and the records do not depend on where that happened.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use sources::{
-    Api, Arxiv, Http, Keep, Listed, Listing, Listings, NewTask, Note, OpenReview, Package, Queue,
-    SemanticScholar, Service, SourceError, State, Task,
+    Api, Arxiv, Crossref, Http, Keep, Listed, Listing, Listings, NewTask, Note, OpenAlex, OpenReview,
+    Package, Queue, SemanticScholar, Service, SourceError, State, Task,
 };
 
 use crate::build::Progress;
@@ -95,8 +95,13 @@ pub async fn crawl(spec: &Spec, options: &CrawlOptions<'_>) -> Result<Crawled, D
     crawl.work("match").await?;
     crawl.work("source").await?;
     crawl.work("pdf").await?;
+    crawl.work("licence").await?;
     crawl.plan_references().await?;
     crawl.work("references").await?;
+    crawl.plan_abstracts("openalex", spec.references.openalex, 50).await?;
+    crawl.work("openalex").await?;
+    crawl.plan_abstracts("crossref", spec.references.crossref, 1).await?;
+    crawl.work("crossref").await?;
     crawl.assemble(&papers).await
 }
 
@@ -178,6 +183,9 @@ impl Crawl<'_> {
                 "match" => self.find(&task).await,
                 "source" => self.source(&task).await,
                 "pdf" => self.pdf(&task).await,
+                "licence" => self.licence(&task).await,
+                "openalex" => self.openalex(&task).await,
+                "crossref" => self.crossref(&task).await,
                 _ => self.references(&task).await,
             };
             match worked {
@@ -191,13 +199,13 @@ impl Crawl<'_> {
                     unreachable = 0;
                     // What is not at the first place may be at the second.
                     let next = self.instead(kind, &task);
-                    self.queue.fail_task_with(task.id, &e.to_string(), &next).await?;
+                    self.queue.fail_task_with(task.id, &e.reason(), &next).await?;
                 }
                 Err(DatasetError::Source(e @ SourceError::Unreachable { .. }))
                     if kind != "page" && kind != "listing" =>
                 {
                     unreachable += 1;
-                    self.queue.fail_task(task.id, &format!("unreachable: {e}")).await?;
+                    self.queue.fail_task(task.id, &format!("unreachable: {}", e.reason())).await?;
                     if unreachable >= IN_A_ROW {
                         return Err(e.into());
                     }
@@ -467,7 +475,11 @@ impl Crawl<'_> {
                 let mut payload = at.payload.clone();
                 payload["arxiv"] = json!(id);
                 payload["version"] = value["version"].clone();
-                vec![task("source", at.key.clone(), at.place, payload)]
+                let mut next = vec![task("source", at.key.clone(), at.place, payload.clone())];
+                if self.spec.licences.ask {
+                    next.push(task("licence", at.key.clone(), at.place, payload));
+                }
+                next
             }
             None => self.instead("match", at),
         };
@@ -490,6 +502,65 @@ impl Crawl<'_> {
     async fn pdf(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
         let answer = self.openreview().pdf(&at.key).await?;
         Ok((json!({ "sha256": answer.sha256 }), Vec::new()))
+    }
+
+    async fn licence(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let licence = Arxiv(self.options.http).licence(&text(&at.payload, "arxiv")).await?;
+        Ok((json!({ "licence": licence }), Vec::new()))
+    }
+
+    /// DOIs of cited works that nobody has given an abstract of, in chunks.
+    async fn plan_abstracts(&self, kind: &str, wanted: bool, chunk: usize) -> Result<(), DatasetError> {
+        if !wanted || self.spec.kind != SpecKind::Research {
+            return Ok(());
+        }
+        let mut lacking = BTreeSet::new();
+        for t in self.queue.all("references").await? {
+            for list in t.value.as_object().into_iter().flat_map(|o| o.values()) {
+                let list: Vec<Reference> = serde_json::from_value(list.clone()).unwrap_or_default();
+                lacking.extend(list.into_iter().filter(|r| r.abstract_text.is_none()).filter_map(|r| r.doi));
+            }
+        }
+        for known in self.abstracts().await?.keys() {
+            lacking.remove(known);
+        }
+        let lacking: Vec<String> = lacking.into_iter().collect();
+        let one =
+            |(n, dois): (usize, &[String])| task(kind, format!("{n:06}"), n as i64, json!({ "dois": dois }));
+        let tasks: Vec<NewTask> = lacking.chunks(chunk).enumerate().map(one).collect();
+        self.queue.add(&tasks).await?;
+        Ok(())
+    }
+
+    /// Abstracts by DOI from the services that are asked second.
+    async fn abstracts(&self) -> Result<HashMap<String, String>, DatasetError> {
+        let mut out = HashMap::new();
+        for kind in ["openalex", "crossref"] {
+            for t in self.queue.all(kind).await? {
+                let found = t.value.as_object().into_iter().flatten();
+                out.extend(found.filter_map(|(doi, text)| Some((doi.clone(), text.as_str()?.to_string()))));
+            }
+        }
+        Ok(out)
+    }
+
+    async fn openalex(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let dois: Vec<String> = serde_json::from_value(at.payload["dois"].clone()).unwrap_or_default();
+        let some: Vec<&str> = dois.iter().map(String::as_str).collect();
+        let works = OpenAlex(self.options.http).by_dois(&some).await?;
+        let found = works.into_iter().filter_map(|w| Some((w.doi?, json!(w.abstract_text?))));
+        Ok((Value::Object(found.collect()), Vec::new()))
+    }
+
+    async fn crossref(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let dois: Vec<String> = serde_json::from_value(at.payload["dois"].clone()).unwrap_or_default();
+        let mut found = serde_json::Map::new();
+        for doi in dois {
+            if let Some(text) = Crossref(self.options.http).work(&doi).await?.and_then(|w| w.abstract_text) {
+                found.insert(doi, json!(text));
+            }
+        }
+        Ok((Value::Object(found), Vec::new()))
     }
 
     async fn plan_references(&self) -> Result<(), DatasetError> {
@@ -524,6 +595,7 @@ impl Crawl<'_> {
                     title: r.title,
                     abstract_text: r.abstract_text,
                     year: r.year,
+                    doi: r.doi,
                 })
                 .collect();
             found.insert(
@@ -547,6 +619,8 @@ impl Crawl<'_> {
         let matches = by_key(self.queue.all("match").await?);
         let packages = by_key(self.queue.all("source").await?);
         let pdfs = by_key(self.queue.all("pdf").await?);
+        let licences = by_key(self.queue.all("licence").await?);
+        let abstracts = self.abstracts().await?;
         let mut cited: HashMap<String, Value> = HashMap::new();
         for t in self.queue.all("references").await? {
             cited.extend(t.value.as_object().cloned().unwrap_or_default());
@@ -598,7 +672,15 @@ impl Crawl<'_> {
                         .cloned()
                         .and_then(|v| serde_json::from_value(v).ok())
                         .unwrap_or_default();
+                    for r in f.references.iter_mut().filter(|r| r.abstract_text.is_none()) {
+                        r.abstract_text = r.doi.as_ref().and_then(|doi| abstracts.get(doi).cloned());
+                    }
                 }
+            }
+            if let Some(found) = licences.get(&paper.id) {
+                failed += usize::from(found.reason.is_some());
+                f.problems.extend(found.reason.as_ref().map(|r| format!("its licence is not known: {r}")));
+                f.license = found.value["licence"].as_str().map(String::from);
             }
             for (kind, task) in [("source", packages.get(&paper.id)), ("PDF", pdfs.get(&paper.id))] {
                 let Some(task) = task else { continue };

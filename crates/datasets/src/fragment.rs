@@ -50,6 +50,7 @@ pub struct Reference {
     pub title: Option<String>,
     pub abstract_text: Option<String>,
     pub year: Option<i32>,
+    pub doi: Option<String>,
 }
 
 /// A state by the words of recorded decisions (`accept_poster`, `reject_or_withdrawn`, …).

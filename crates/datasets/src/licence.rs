@@ -55,8 +55,11 @@ mod tests {
             normal("http://arxiv.org/licenses/nonexclusive-distrib/1.0/"),
             "arXiv nonexclusive-distrib 1.0"
         );
-        let rule =
-            Licences { allow: vec!["CC BY".into(), "CC0".into()], deny: vec![], unknown: Unknown::Drop };
+        let rule = Licences {
+            allow: vec!["CC BY".into(), "CC0".into()],
+            unknown: Unknown::Drop,
+            ..Licences::default()
+        };
         assert_eq!(refusal(Some("https://creativecommons.org/licenses/by/4.0/"), &rule), None);
         assert!(refusal(Some("CC BY-NC 4.0"), &rule).is_some());
         assert!(refusal(None, &rule).is_some());

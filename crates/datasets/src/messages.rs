@@ -20,6 +20,13 @@ const FORMS: [(&str, &str); 6] = [
     ("neurips", include_str!("../../../prompts/forms/neurips.toml")),
 ];
 
+/// Over all words that a dialogue may hold: when they change, sets are built again.
+pub fn words_sha256() -> String {
+    let mut all = [PANEL, SYSTEM, FIRST, SECOND].concat();
+    all.extend(FORMS.iter().map(|(_, text)| *text));
+    sources::sha256(all.as_bytes())
+}
+
 pub(crate) fn render(template: &str, values: minijinja::Value) -> Result<String, String> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder().trim_blocks(true).build().map_err(|e| e.to_string())?;

@@ -66,14 +66,18 @@ impl Signature {
     }
 }
 
-/// Signatures to look things up in.
+/// Signatures to look things up in: about 600 bytes an item.
 #[derive(Debug, Default)]
 pub struct Index {
-    buckets: HashMap<(usize, u64), Vec<u32>>,
+    /// The latest signature with this band.
+    latest: HashMap<u64, u32>,
+    /// The one before it with the same band, for each band of each signature; `NONE` ends the chain.
+    before: Vec<[u32; BANDS]>,
     signatures: Vec<(u32, Signature)>,
 }
 
-/// A bucket that has grown so large holds boilerplate; more members would make the work quadratic.
+const NONE: u32 = u32::MAX;
+/// A chain that is so long holds boilerplate; following it to its end would make the work quadratic.
 const FULL: usize = 64;
 
 impl Index {
@@ -81,19 +85,22 @@ impl Index {
     pub fn nearest(&self, signature: &Signature, least: f64) -> Option<(u32, f64)> {
         let mut best: Option<(u32, f64)> = None;
         let mut seen = Vec::new();
-        for band in signature.bands() {
-            for at in self.buckets.get(&band).into_iter().flatten() {
-                if seen.contains(at) {
-                    continue;
+        for (band, hash) in signature.bands() {
+            let mut at = self.latest.get(&hash).copied().unwrap_or(NONE);
+            for _ in 0..FULL {
+                if at == NONE {
+                    break;
                 }
-                seen.push(*at);
-                let (item, other) = &self.signatures[*at as usize];
-                let similarity = signature.similarity(other);
-                if similarity >= least
-                    && best.is_none_or(|(i, s)| similarity > s || similarity == s && *item < i)
-                {
-                    best = Some((*item, similarity));
+                if !seen.contains(&at) {
+                    seen.push(at);
+                    let (item, other) = &self.signatures[at as usize];
+                    let similarity = signature.similarity(other);
+                    let better = |(i, s): (u32, f64)| similarity > s || similarity == s && *item < i;
+                    if similarity >= least && best.is_none_or(better) {
+                        best = Some((*item, similarity));
+                    }
                 }
+                at = self.before[at as usize][band];
             }
         }
         best
@@ -102,12 +109,11 @@ impl Index {
     /// Adds an item.
     pub fn add(&mut self, item: u32, signature: Signature) {
         let at = self.signatures.len() as u32;
-        for band in signature.bands() {
-            let bucket = self.buckets.entry(band).or_default();
-            if bucket.len() < FULL {
-                bucket.push(at);
-            }
+        let mut before = [NONE; BANDS];
+        for (band, hash) in signature.bands() {
+            before[band] = self.latest.insert(hash, at).unwrap_or(NONE);
         }
+        self.before.push(before);
         self.signatures.push((item, signature));
     }
 }

@@ -17,7 +17,7 @@ use crate::record::{TextSource, Version};
 pub type Reader<'a> = dyn Fn(&Path) -> Result<Document, ReadError> + Sync + 'a;
 
 /// A change of what is kept begins a new name.
-const FORMAT: &str = "2";
+pub const FORMAT: &str = "2";
 
 /// What a reviewer reads of a paper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -56,6 +56,9 @@ pub struct Spec {
     /// Which licences a paper may have.
     #[serde(default)]
     pub licences: Licences,
+    /// Who is asked for what Semantic Scholar does not have.
+    #[serde(default)]
+    pub references: References,
     /// How the dialogue is written.
     #[serde(default)]
     pub messages: Messages,
@@ -253,15 +256,39 @@ impl Default for Leakage {
 }
 
 /// Which licences a paper may have. Licences are compared by their beginning: `CC BY` is also `CC BY 4.0`, not `CC BY-NC`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Licences {
+    /// Whether arXiv is asked for the licence of each of its papers: one request more.
+    pub ask: bool,
     /// Only these, if any are named.
     pub allow: Vec<String>,
     /// None of these.
     pub deny: Vec<String>,
     /// Whether a paper whose licence is not known stays.
     pub unknown: Unknown,
+}
+
+impl Default for Licences {
+    fn default() -> Self {
+        Self { ask: true, allow: Vec::new(), deny: Vec::new(), unknown: Unknown::Keep }
+    }
+}
+
+/// Who is asked for abstracts of cited works that Semantic Scholar does not have, by their DOI (research).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct References {
+    /// OpenAlex: 50 works a request.
+    pub openalex: bool,
+    /// Crossref: one work a request, and rarely an abstract.
+    pub crossref: bool,
+}
+
+impl Default for References {
+    fn default() -> Self {
+        Self { openalex: true, crossref: false }
+    }
 }
 
 /// What happens to a paper whose licence is not known.

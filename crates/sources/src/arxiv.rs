@@ -141,6 +141,23 @@ pub fn arxiv_feed(body: &[u8]) -> Result<ArxivFeed, String> {
     Ok(ArxivFeed { total, entries })
 }
 
+/// The licence of an OAI record in the format `arXiv`; `None` where the record names none.
+///
+/// # Errors
+/// With the service's words where it has no such record, or what is wrong with the XML.
+pub fn arxiv_licence(body: &[u8]) -> Result<Option<String>, String> {
+    let text = std::str::from_utf8(body).map_err(|_| "the record is no UTF-8")?;
+    let tree = Document::parse(text).map_err(|e| format!("the record is no XML ({e})"))?;
+    if tree.root_element().tag_name().name() != "OAI-PMH" {
+        return Err(format!("<{}> in place of a record", tree.root_element().tag_name().name()));
+    }
+    if let Some(error) = tree.descendants().find(|n| n.tag_name().name() == "error") {
+        return Err(error.text().unwrap_or("an error without words").trim().to_string());
+    }
+    let found = tree.descendants().find(|n| n.tag_name().name() == "license");
+    Ok(found.and_then(|n| n.text()).map(|t| t.trim().to_string()).filter(|t| !t.is_empty()))
+}
+
 /// The text of a child, on one line.
 fn child(node: Node<'_, '_>, name: &str) -> Option<String> {
     let found = node.children().find(|n| n.tag_name().name() == name)?;
@@ -182,6 +199,19 @@ impl Arxiv<'_> {
             .with("id_list", ids.join(","))
             .with("max_results", ids.len());
         self.query(ask).await
+    }
+
+    /// The licence that a paper's authors chose.
+    ///
+    /// # Errors
+    /// If the service fails or has no such record.
+    pub async fn licence(&self, id: &str) -> Result<Option<String>, SourceError> {
+        let ask = Ask::get(Service::ArxivOai, "/oai", Want::Xml)
+            .with("verb", "GetRecord")
+            .with("metadataPrefix", "arXiv")
+            .with("identifier", format!("oai:arXiv.org:{id}"));
+        let answer = self.0.ask(&ask).await?;
+        arxiv_licence(&answer.body).map_err(|what| SourceError::Unexpected { url: answer.url, what })
     }
 
     /// The sources: a tar, gzip, TeX or bare PDF ([`Package`] tells).

@@ -84,6 +84,17 @@ impl SourceError {
         matches!(self, Self::Refused { .. } | Self::Unexpected { .. } | Self::TooLarge { .. })
     }
 
+    /// What happened, without the address: the same wherever a service is.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Refused { status, message, .. } => format!("HTTP {status} {message}"),
+            Self::Unexpected { what, .. } => what.clone(),
+            Self::TooLarge { limit, .. } => format!("more than {limit} bytes"),
+            Self::Unreachable { what, tries, .. } => format!("{what} (tried {tries} times)"),
+            other => other.to_string(),
+        }
+    }
+
     /// The exit code of the command line's contract.
     pub fn exit_code(&self) -> i32 {
         match self {

@@ -23,7 +23,7 @@ mod retry;
 mod semantic_scholar;
 mod service;
 
-pub use arxiv::{Arxiv, ArxivEntry, ArxivFeed, Package, arxiv_feed, arxiv_id};
+pub use arxiv::{Arxiv, ArxivEntry, ArxivFeed, Package, arxiv_feed, arxiv_id, arxiv_licence};
 pub use cache::{Cache, sha256};
 pub use crossref::{Crossref, CrossrefWork, crossref_work, crossref_works};
 pub use error::SourceError;

@@ -15,6 +15,8 @@ pub enum Service {
     OpenReviewFiles,
     /// arXiv: the API and, under the same limit, sources and PDFs.
     Arxiv,
+    /// arXiv's OAI-PMH interface: licences.
+    ArxivOai,
     /// Semantic Scholar's graph.
     SemanticScholar,
     /// OpenAlex.
@@ -49,11 +51,12 @@ impl Limit {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Service; 10] = [
+    pub const ALL: [Service; 11] = [
         Service::OpenReview2,
         Service::OpenReview1,
         Service::OpenReviewFiles,
         Service::Arxiv,
+        Service::ArxivOai,
         Service::SemanticScholar,
         Service::OpenAlex,
         Service::Crossref,
@@ -69,6 +72,7 @@ impl Service {
             Self::OpenReview1 => "openreview1",
             Self::OpenReviewFiles => "openreview-files",
             Self::Arxiv => "arxiv",
+            Self::ArxivOai => "arxiv-oai",
             Self::SemanticScholar => "semantic-scholar",
             Self::OpenAlex => "openalex",
             Self::Crossref => "crossref",
@@ -85,6 +89,7 @@ impl Service {
             Self::OpenReview1 => "https://api.openreview.net",
             Self::OpenReviewFiles => "https://openreview.net",
             Self::Arxiv => "https://export.arxiv.org",
+            Self::ArxivOai => "https://oaipmh.arxiv.org",
             Self::SemanticScholar => "https://api.semanticscholar.org/graph/v1",
             Self::OpenAlex => "https://api.openalex.org",
             Self::Crossref => "https://api.crossref.org",
@@ -104,7 +109,7 @@ impl Service {
         let limit =
             |requests, seconds, at_once| Limit { requests, per: Duration::from_secs(seconds), at_once };
         match self {
-            Self::Arxiv => limit(1.0, 3, 1),
+            Self::Arxiv | Self::ArxivOai => limit(1.0, 3, 1),
             Self::OpenReviewFiles => limit(36.0, 3_600, 1),
             Self::OpenAlex => limit(10.0, 1, 4),
             Self::Crossref => limit(5.0, 1, 1),

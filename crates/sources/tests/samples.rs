@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use sources::{
-    Kind, State, acl_volume, arxiv_feed, arxiv_id, crossref_work, crossref_works, cvf_page, notes,
-    openalex_works, pmlr_page, s2_batch, s2_match, s2_paper, s2_references,
+    Kind, State, acl_volume, arxiv_feed, arxiv_id, arxiv_licence, crossref_work, crossref_works, cvf_page,
+    notes, openalex_works, pmlr_page, s2_batch, s2_match, s2_paper, s2_references,
 };
 
 fn sample(name: &str) -> Option<Vec<u8>> {
@@ -49,6 +49,17 @@ fn feeds_of_arxiv_give_ids_versions_and_errors() {
     assert_eq!(arxiv_id("arXiv:2411.00816v3"), Some(("2411.00816".into(), Some(3))));
     assert_eq!(arxiv_id("https://arxiv.org/pdf/cs/9901002.pdf"), Some(("cs/9901002".into(), None)));
     assert_eq!(arxiv_id("not an id"), None);
+}
+
+#[test]
+fn the_licence_of_a_record_is_read_and_an_unknown_record_is_an_error() {
+    let record = br#"<?xml version="1.0"?><OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><GetRecord><record><metadata><arXiv xmlns="http://arxiv.org/OAI/arXiv/"><id>2401.00001</id><license> http://creativecommons.org/licenses/by/4.0/ </license></arXiv></metadata></record></GetRecord></OAI-PMH>"#;
+    assert_eq!(
+        arxiv_licence(record).unwrap().as_deref(),
+        Some("http://creativecommons.org/licenses/by/4.0/")
+    );
+    let none = br#"<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/"><error code="idDoesNotExist">No such id</error></OAI-PMH>"#;
+    assert_eq!(arxiv_licence(none).unwrap_err(), "No such id");
 }
 
 #[test]

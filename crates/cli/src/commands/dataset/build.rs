@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use datasets::{BuildOptions, Built, CrawlOptions, DatasetError, Estimate, Spec, SpecKind, build, crawl};
 use serde_json::json;
-use sources::{Http, HttpOptions, Limit, Service};
+use sources::{Http, HttpOptions, Limit, OpenReview, Service, Session};
 
 use super::{RUN, spec};
 use crate::args::{BuildArgs, Format};
@@ -94,12 +94,17 @@ fn fetched(
         .enable_all()
         .build()
         .map_err(|e| Failure::new(Code::Resources, e))?;
+    let login = secret("OPENREVIEW_USERNAME").zip(secret("OPENREVIEW_PASSWORD"));
+    let openreview_token = match (secret("OPENREVIEW_TOKEN"), login) {
+        (None, Some((user, password))) => Some(runtime.block_on(login_token(&http, &user, &password))?),
+        (token, _) => token,
+    };
     let crawled = runtime.block_on(crawl(
         spec,
         &CrawlOptions {
             work: &work,
             http: &http,
-            openreview_token: secret("OPENREVIEW_TOKEN"),
+            openreview_token,
             s2_key: secret("S2_API_KEY"),
             limit: args.limit,
             page: usize::from(args.page),
@@ -117,6 +122,19 @@ fn fetched(
         crawled.papers, crawled.failed, crawled.hash
     ));
     Ok(crawled.records)
+}
+
+/// A token for a week, by name and password.
+async fn login_token(http: &Http, user: &str, password: &str) -> Result<String, Failure> {
+    let session = OpenReview::new(http, None).login(user, password, 7 * 86_400).await;
+    match session.map_err(DatasetError::from)? {
+        Session::Token(token) => Ok(token),
+        Session::SecondFactor(methods) => {
+            let what = format!("OpenReview asks for a second factor ({})", methods.join(", "));
+            Err(Failure::new(Code::Remote, what)
+                .advise("log in on its page and give the token in OPENREVIEW_TOKEN"))
+        }
+    }
 }
 
 /// Addresses of services that were named. Published limits hold for the published addresses alone.
