@@ -583,6 +583,13 @@ impl Builder<'_> {
                 (text, source, Version::Unknown)
             }
         };
+        // OpenReview gives the latest file: of an accepted paper the final version, else the last submission.
+        let of_openreview = text_source == TextSource::Pdf && paper.arxiv.is_none();
+        let text_version = match (text_version, state) {
+            (Version::Unknown, State::Accepted) if of_openreview => Version::CameraReady,
+            (Version::Unknown, State::Rejected) if of_openreview => Version::Submitted,
+            (version, _) => version,
+        };
         let part = match text_source {
             TextSource::Title => PaperPart::Title,
             TextSource::Abstract => PaperPart::Abstract,

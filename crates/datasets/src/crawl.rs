@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use sources::{
     Api, Arxiv, Crossref, Http, Keep, Listed, Listing, Listings, NewTask, Note, OpenAlex, OpenReview,
-    Package, Queue, SemanticScholar, Service, SourceError, State, Task,
+    Package, Queue, SemanticScholar, Service, SourceError, State, Task, arxiv_id,
 };
 
 use crate::build::Progress;
@@ -71,19 +71,15 @@ struct Crawl<'a> {
 pub async fn crawl(spec: &Spec, options: &CrawlOptions<'_>) -> Result<Crawled, DatasetError> {
     fs::create_dir_all(options.work).map_err(DatasetError::write(options.work))?;
     let queue = Queue::open(&options.work.join("queue.db")).await?;
-    let wanted = sources::sha256(
-        serde_json::to_string(&(&spec.venue, &spec.kind, &spec.matching, options.limit))
-            .unwrap_or_default()
-            .as_bytes(),
-    );
+    let wanted =
+        sources::sha256(serde_json::to_string(&(&spec.kind, &spec.matching)).unwrap_or_default().as_bytes());
     match queue.fact("spec").await? {
         None => queue.put_fact("spec", &wanted).await?,
         Some(known) if known == wanted => {}
         Some(_) => {
             return Err(DatasetError::Spec {
                 place: options.work.display().to_string(),
-                what: "holds the crawl of another specification or limit; name another --out, or remove it"
-                    .into(),
+                what: "holds a crawl with another `kind` or `match`; name another --out, or remove it".into(),
             });
         }
     }
@@ -124,20 +120,32 @@ fn task(kind: &str, key: impl Into<String>, place: i64, payload: Value) -> NewTa
     NewTask { kind: kind.into(), key: key.into(), place, payload }
 }
 
+/// A venue in keys of tasks: adding others changes nothing of it.
+fn label(venue: &Venue) -> String {
+    format!("{} {} {}", venue.name, venue.year, venue.id)
+}
+
+fn key(venue: &Venue, part: usize, sweep: i64, n: i64) -> String {
+    format!("{}/{part}/{sweep}/{n:06}", label(venue))
+}
+
 fn text(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap_or_default().to_string()
 }
 
 impl Crawl<'_> {
+    /// The venue of a task; one that has left the specification has none.
     fn venue(&self, payload: &Value) -> Option<(usize, &Venue)> {
-        let i = payload["venue"].as_u64()? as usize;
-        Some((i, self.spec.venue.get(i)?))
+        let name = payload["venue"].as_str()?;
+        self.spec.venue.iter().enumerate().find(|(_, v)| label(v) == name)
     }
 
-    fn listing(&self, venue: &Venue) -> Listing {
+    /// The submissions of a venue, or one of its further invitations (from 1).
+    fn listing(&self, venue: &Venue, part: usize) -> Listing {
+        let further = part.checked_sub(1).and_then(|i| venue.also.get(i));
         Listing {
             api: venue.api.unwrap_or(Api::Two),
-            invitation: venue.submissions.clone().unwrap_or_default(),
+            invitation: further.or(venue.submissions.as_ref()).cloned().unwrap_or_default(),
             page: self.options.page,
         }
     }
@@ -148,21 +156,18 @@ impl Crawl<'_> {
 
     /// All pages of all venues.
     async fn list(&self) -> Result<(), DatasetError> {
-        let first: Vec<NewTask> = self
-            .spec
-            .venue
-            .iter()
-            .enumerate()
-            .map(|(i, v)| {
-                let kind = if v.listed_by == ListedBy::Openreview { "page" } else { "listing" };
-                task(
-                    kind,
-                    format!("{i}/1/"),
-                    i as i64 * 1_000_000,
-                    json!({ "venue": i, "sweep": 1, "n": 0, "offset": 0 }),
-                )
-            })
-            .collect();
+        let mut first = Vec::new();
+        for (i, v) in self.spec.venue.iter().enumerate() {
+            let place = i as i64 * 1_000_000;
+            if v.listed_by != ListedBy::Openreview {
+                first.push(task("listing", label(v), place, json!({ "venue": label(v) })));
+                continue;
+            }
+            for part in 0..=v.also.len() {
+                let payload = json!({ "venue": label(v), "part": part, "sweep": 1, "n": 0, "offset": 0 });
+                first.push(task("page", key(v, part, 1, 0), place, payload));
+            }
+        }
         self.queue.add(&first).await?;
         self.work("page").await?;
         self.work("listing").await
@@ -177,6 +182,12 @@ impl Crawl<'_> {
             }
             let [waiting, done, failed] = self.queue.counts(kind).await?;
             self.options.progress.stage(kind, (done + failed) as usize, (waiting + done + failed) as usize);
+            let of_a_venue = !matches!(kind, "references" | "openalex" | "crossref");
+            if of_a_venue && self.venue(&task.payload).is_none() {
+                // Begins as what is tried again: should the venue come back, so does this.
+                self.queue.fail_task(task.id, "unreachable: its venue is not in the specification").await?;
+                continue;
+            }
             let worked = match kind {
                 "page" => self.page(&task).await,
                 "listing" => self.listed(&task).await,
@@ -228,14 +239,15 @@ impl Crawl<'_> {
     async fn page(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
         let p = &at.payload;
         let Some((i, venue)) = self.venue(p) else { return Ok((Value::Null, Vec::new())) };
-        let listing = self.listing(venue);
+        let part = p["part"].as_u64().unwrap_or(0) as usize;
+        let listing = self.listing(venue, part);
         let (sweep, n) = (p["sweep"].as_i64().unwrap_or(1), p["n"].as_i64().unwrap_or(0));
         let offset = p["offset"].as_u64().unwrap_or(0) as usize;
         let after = p["after"].as_str();
         // A page that is read again is asked for afresh.
         let keep = if sweep > 1 { Keep::Revalidate } else { Keep::Stored };
         let page = self.openreview().page(&listing, after, offset, keep).await?;
-        if n == 0 && page.notes.is_empty() && page.broken.is_empty() {
+        if n == 0 && part == 0 && page.notes.is_empty() && page.broken.is_empty() {
             let exists = self.openreview().venue_exists(listing.api, &venue.id).await?;
             let what = if exists {
                 format!(
@@ -265,18 +277,21 @@ impl Crawl<'_> {
         };
         if more {
             let payload = json!({
-                "venue": i, "sweep": sweep, "n": n + 1, "offset": offset + got - usize::from(listing.api == Api::One),
+                "venue": p["venue"], "part": part, "sweep": sweep, "n": n + 1, "offset": offset + got - usize::from(listing.api == Api::One),
                 "after": last, "last": last,
             });
-            return Ok((
-                value,
-                vec![task("page", format!("{i}/{sweep}/{:06}", n + 1), base + n + 1, payload)],
-            ));
+            return Ok((value, vec![task("page", key(venue, part, sweep, n + 1), base + n + 1, payload)]));
         }
         // The end of a sweep: what shifted between two pages is read again.
         let mut seen: HashSet<String> = ids.iter().map(|s| s.to_string()).collect();
         let (mut count, mut moved) = (page.count, moved);
-        for earlier in self.queue.all("page").await?.iter().filter(|t| t.payload["venue"] == p["venue"]) {
+        for earlier in self
+            .queue
+            .all("page")
+            .await?
+            .iter()
+            .filter(|t| t.payload["venue"] == p["venue"] && t.payload["part"] == p["part"])
+        {
             let ids = earlier.value["ids"].as_array().into_iter().flatten();
             seen.extend(ids.filter_map(|v| v.as_str().map(String::from)));
             if earlier.payload["sweep"] == p["sweep"] {
@@ -286,9 +301,10 @@ impl Crawl<'_> {
         }
         let lacks = count.is_some_and(|c| seen.len() < c);
         if (lacks || moved) && sweep < SWEEPS {
-            let payload = json!({ "venue": i, "sweep": sweep + 1, "n": 0, "offset": 0 });
+            let payload =
+                json!({ "venue": p["venue"], "part": part, "sweep": sweep + 1, "n": 0, "offset": 0 });
             let place = i as i64 * 1_000_000 + (sweep + 1) * 100_000;
-            return Ok((value, vec![task("page", format!("{i}/{}/", sweep + 1), place, payload)]));
+            return Ok((value, vec![task("page", key(venue, part, sweep + 1, 0), place, payload)]));
         }
         if lacks || moved {
             let all = count.map_or("an unknown number".into(), |c| c.to_string());
@@ -326,12 +342,12 @@ impl Crawl<'_> {
         let mut out: BTreeMap<(usize, i64, String), Paper> = BTreeMap::new();
         let mut notes: HashMap<String, (usize, Note)> = HashMap::new();
         // Of each venue the last sweep, and who was in it.
-        let mut last: HashMap<usize, (i64, HashSet<String>)> = HashMap::new();
+        let mut last: HashMap<(usize, u64), (i64, HashSet<String>)> = HashMap::new();
         let pages = self.queue.all("page").await?;
         for page in &pages {
             let Some((i, _)) = self.venue(&page.payload) else { continue };
             let sweep = page.payload["sweep"].as_i64().unwrap_or(1);
-            let of = last.entry(i).or_default();
+            let of = last.entry((i, page.payload["part"].as_u64().unwrap_or(0))).or_default();
             if sweep > of.0 {
                 *of = (sweep, HashSet::new());
             }
@@ -369,7 +385,7 @@ impl Crawl<'_> {
         }
         for (id, (i, note)) in notes {
             let place = note.number.unwrap_or(i64::MAX);
-            let gone = last.get(&i).is_some_and(|(_, ids)| !ids.contains(&id));
+            let gone = !last.iter().any(|((v, _), (_, ids))| *v == i && ids.contains(&id));
             let paper = Paper {
                 gone,
                 title: note.text("title").unwrap_or_default().into(),
@@ -421,7 +437,14 @@ impl Crawl<'_> {
             papers.iter().filter(|p| self.is_wanted(p)).take(self.options.limit.unwrap_or(usize::MAX));
         let tasks: Vec<NewTask> = wanted
             .map(|p| {
-                let payload = json!({ "venue": p.venue, "title": p.title, "authors": p.authors });
+                let mut payload =
+                    json!({ "venue": label(&self.spec.venue[p.venue]), "title": p.title, "authors": p.authors });
+                // Old notes name their arXiv page where others have a file.
+                let named = p.note.iter().flat_map(|n| ["pdf", "html", "arxiv"].map(|f| n.text(f)));
+                let mut on_arxiv = named.flatten().filter(|t| t.contains("arxiv") || !t.contains('/'));
+                if let Some((id, version)) = on_arxiv.find_map(arxiv_id) {
+                    payload["named"] = json!({ "arxiv": id, "version": version, "confidence": 1.0 });
+                }
                 task("match", p.id.clone(), p.place, payload)
             })
             .collect();
@@ -435,17 +458,23 @@ impl Crawl<'_> {
         let authors: Vec<String> = serde_json::from_value(at.payload["authors"].clone()).unwrap_or_default();
         let least = self.spec.matching.least_confidence;
         let mut best: Option<(f64, Value)> = None;
-        let mut offer = |confidence: f64, value: Value| {
+        let offer = |best: &mut Option<(f64, Value)>, confidence: f64, value: Value| {
             if confidence >= least && best.as_ref().is_none_or(|(c, _)| confidence > *c) {
-                best = Some((confidence, value));
+                *best = Some((confidence, value));
             }
         };
+        if at.payload["named"].is_object() && self.spec.kind == SpecKind::Review {
+            best = Some((1.0, at.payload["named"].clone()));
+        }
         match self.spec.kind {
+            // Named by its own note: nothing has to be searched.
+            SpecKind::Review if best.is_some() => {}
             SpecKind::Review => {
                 let feed = Arxiv(self.options.http).by_title(&title, self.spec.matching.candidates).await?;
                 for e in feed.entries {
                     let sure = title::confidence(&title, &authors, &e.title, &e.authors);
                     offer(
+                        &mut best,
                         sure,
                         json!({ "arxiv": e.id, "version": e.version, "confidence": sure, "comment": e.comment }),
                     );
@@ -461,6 +490,7 @@ impl Crawl<'_> {
                         &p.authors,
                     );
                     offer(
+                        &mut best,
                         sure,
                         json!({ "arxiv": p.arxiv, "confidence": sure, "paper_id": p.id, "abstract": p.abstract_text }),
                     );

@@ -96,6 +96,9 @@ pub struct Venue {
     /// OpenReview: the invitation of its submissions.
     #[serde(default)]
     pub submissions: Option<String>,
+    /// OpenReview: further invitations with submissions, of those withdrawn or refused (API 1 lists them apart).
+    #[serde(default)]
+    pub also: Vec<String>,
     /// The rating scale, one of `scales`.
     #[serde(default)]
     pub scale: Option<String>,

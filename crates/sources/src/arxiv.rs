@@ -4,7 +4,7 @@ use roxmltree::{Document, Node};
 use serde::{Deserialize, Serialize};
 
 use crate::error::SourceError;
-use crate::http::{Answer, Ask, Http, Want};
+use crate::http::{Answer, Ask, Http, Keep, Want};
 use crate::service::Service;
 
 /// One paper of a feed.
@@ -170,9 +170,19 @@ fn child(node: Node<'_, '_>, name: &str) -> Option<String> {
 pub struct Arxiv<'a>(pub &'a Http);
 
 impl Arxiv<'_> {
-    async fn query(&self, ask: Ask) -> Result<ArxivFeed, SourceError> {
-        let answer = self.0.ask(&ask).await?;
-        arxiv_feed(&answer.body).map_err(|what| SourceError::Unexpected { url: answer.url, what })
+    /// A page may come back empty although there are hits (known of arXiv): it is asked for again.
+    async fn query(&self, mut ask: Ask) -> Result<ArxivFeed, SourceError> {
+        for _ in 0..4 {
+            let answer = self.0.ask(&ask).await?;
+            let feed = arxiv_feed(&answer.body)
+                .map_err(|what| SourceError::Unexpected { url: answer.url.clone(), what })?;
+            if feed.total == 0 || !feed.entries.is_empty() {
+                return Ok(feed);
+            }
+            ask.keep = Keep::Revalidate;
+        }
+        let url = self.0.url(&ask)?.to_string();
+        Err(SourceError::Unexpected { url, what: "hits are promised, but every page is empty".into() })
     }
 
     /// Papers with these words in their title, most relevant first.

@@ -131,7 +131,8 @@ impl<'a> OpenReview<'a> {
     ) -> Result<Page, SourceError> {
         let mut ask = Ask::get(listing.api.service(), "/notes", Want::Json)
             .with("invitation", &listing.invitation)
-            .with("details", "replies")
+            // API 1 gives the notes right below a submission: reviews, decision, withdrawal are among them.
+            .with("details", if listing.api == Api::One { "directReplies" } else { "replies" })
             .with("limit", listing.page.clamp(1, 1000))
             .keep(keep);
         ask.max_bytes = 512 << 20;

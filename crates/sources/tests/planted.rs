@@ -83,6 +83,10 @@ async fn serve(State(log): State<Log>, request: Request) -> Response<Body> {
             r#"{"name":"RateLimitError","message":"Too many requests","details":{"resetTime":"2099-08-31T08:59:25.212Z"}}"#,
         ),
         ("/large", _) => answer(200, &[], vec![b'x'; 100_000]),
+        ("/silent", _) => {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            answer(200, &[], "[]")
+        }
         ("/down", _) => answer(500, &[], "no"),
         ("/fresh", 1) => answer(200, &[("etag", "\"f1\"")], "[1]"),
         ("/fresh", 2) => {
@@ -192,4 +196,26 @@ async fn the_budget_and_offline_are_kept_and_a_changed_page_is_asked_for_with_it
     assert_eq!(offline.ask(&ask("/fresh", Want::Json).keep(Keep::Revalidate)).await.unwrap().body, b"[2]");
     assert!(matches!(offline.ask(&ask("/page", Want::Json)).await, Err(SourceError::Offline { .. })));
     assert_eq!(offline.sent(), 0);
+}
+
+#[tokio::test]
+async fn a_service_that_says_nothing_is_left_and_a_proxy_is_asked_in_its_place() {
+    let silent = place(|o| {
+        o.silence = Duration::from_millis(50);
+        o.tries = 2;
+    })
+    .await;
+    let error = silent.get("/silent", Want::Json).await.unwrap_err();
+    assert!(
+        matches!(&error, SourceError::Unreachable { what, tries: 2, .. } if what.contains("no answer within")),
+        "{error}"
+    );
+    // A name that does not exist: only the proxy can have answered.
+    let place = place(|o| {
+        o.proxy = o.bases.get(&Service::OpenReview2).cloned();
+        o.bases = HashMap::from([(Service::OpenReview2, "http://papers.invalid".to_string())]);
+    })
+    .await;
+    assert_eq!(place.get("/page", Want::Json).await.unwrap(), br#"{"fine":true}"#);
+    assert_eq!(place.times("/page"), 1);
 }
