@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use crate::error::DatasetError;
 use crate::fragment::{Fragment, Reference};
 use crate::record::ArxivMatch;
 use crate::spec::{ListedBy, Spec, SpecKind, Venue};
+use crate::spool::{Place, Spool, Spooled};
 use crate::title;
 
 /// Submissions of a page: with all replies about 40 kB each.
@@ -86,7 +88,7 @@ pub async fn crawl(spec: &Spec, options: &CrawlOptions<'_>) -> Result<Crawled, D
     queue.retry("unreachable: ").await?;
     let crawl = Crawl { spec, options, queue };
     crawl.list().await?;
-    let papers = crawl.papers().await?;
+    let (papers, mut notes) = crawl.papers().await?;
     crawl.plan(&papers).await?;
     crawl.work("match").await?;
     crawl.work("source").await?;
@@ -98,7 +100,7 @@ pub async fn crawl(spec: &Spec, options: &CrawlOptions<'_>) -> Result<Crawled, D
     crawl.work("openalex").await?;
     crawl.plan_abstracts("crossref", spec.references.crossref, 1).await?;
     crawl.work("crossref").await?;
-    crawl.assemble(&papers).await
+    crawl.assemble(&papers, &mut notes).await
 }
 
 /// One paper that is listed.
@@ -110,7 +112,10 @@ struct Paper {
     place: i64,
     venue: usize,
     state: State,
-    note: Option<Note>,
+    /// Where its note lies; thousands of submissions with all replies do not fit in memory.
+    note: Option<Place>,
+    /// Its arXiv id, where its own note names it.
+    named: Option<(String, Option<u32>)>,
     listed: Option<Listed>,
     /// It was listed, and was not any more when the pages were read again.
     gone: bool,
@@ -127,6 +132,12 @@ fn label(venue: &Venue) -> String {
 
 fn key(venue: &Venue, part: usize, sweep: i64, n: i64) -> String {
     format!("{}/{part}/{sweep}/{n:06}", label(venue))
+}
+
+/// Old notes name their arXiv page where others have a file.
+fn named_on_arxiv(note: &Note) -> Option<(String, Option<u32>)> {
+    let fields = ["pdf", "html", "arxiv"].into_iter().filter_map(|f| note.text(f));
+    fields.filter(|t| t.contains("arxiv") || !t.contains('/')).find_map(arxiv_id)
 }
 
 fn text(value: &Value, name: &str) -> String {
@@ -338,9 +349,10 @@ impl Crawl<'_> {
     }
 
     /// All listed papers in the requested order, each once; of two versions of a note the later one.
-    async fn papers(&self) -> Result<Vec<Paper>, DatasetError> {
+    async fn papers(&self) -> Result<(Vec<Paper>, Spooled), DatasetError> {
         let mut out: BTreeMap<(usize, i64, String), Paper> = BTreeMap::new();
-        let mut notes: HashMap<String, (usize, Note)> = HashMap::new();
+        let mut notes: HashMap<String, (Option<i64>, i64, Paper)> = HashMap::new();
+        let mut spool = Spool::new(&self.options.work.join("notes"))?;
         // Of each venue the last sweep, and who was in it.
         let mut last: HashMap<(usize, u64), (i64, HashSet<String>)> = HashMap::new();
         let pages = self.queue.all("page").await?;
@@ -375,29 +387,27 @@ impl Crawl<'_> {
             let body = self.options.http.cache().body(hash).ok_or_else(lost)?;
             let (list, _) = sources::notes(&body).map_err(|e| DatasetError::input(self.options.work, e))?;
             for note in list.into_iter().flatten() {
-                match notes.get(&note.id) {
-                    Some((_, known)) if known.modified >= note.modified => {}
-                    _ => {
-                        notes.insert(note.id.clone(), (i, note));
-                    }
+                if notes.get(&note.id).is_some_and(|(known, ..)| *known >= note.modified) {
+                    continue;
                 }
+                let gone = !last.iter().any(|((v, _), (_, ids))| *v == i && ids.contains(&note.id));
+                let paper = Paper {
+                    id: note.id.clone(),
+                    title: note.text("title").unwrap_or_default().into(),
+                    authors: note.list("authors"),
+                    state: if note.deleted || gone { State::Withdrawn } else { note.state() },
+                    place: 0,
+                    venue: i,
+                    note: Some(spool.add(&note)?),
+                    named: named_on_arxiv(&note),
+                    listed: None,
+                    gone,
+                };
+                notes.insert(note.id, (note.modified, note.number.unwrap_or(i64::MAX), paper));
             }
         }
-        for (id, (i, note)) in notes {
-            let place = note.number.unwrap_or(i64::MAX);
-            let gone = !last.iter().any(|((v, _), (_, ids))| *v == i && ids.contains(&id));
-            let paper = Paper {
-                gone,
-                title: note.text("title").unwrap_or_default().into(),
-                authors: note.list("authors"),
-                state: if note.deleted || gone { State::Withdrawn } else { note.state() },
-                place: 0,
-                venue: i,
-                note: Some(note),
-                listed: None,
-                id: id.clone(),
-            };
-            out.insert((i, place, id), paper);
+        for (id, (_, number, paper)) in notes {
+            out.insert((paper.venue, number, id), paper);
         }
         for list in self.queue.all("listing").await? {
             let Some((i, _)) = self.venue(&list.payload) else { continue };
@@ -412,6 +422,7 @@ impl Crawl<'_> {
                     venue: i,
                     state: State::Accepted,
                     note: None,
+                    named: None,
                     listed: Some(listed),
                     gone: false,
                 };
@@ -422,7 +433,7 @@ impl Crawl<'_> {
         for (n, paper) in papers.iter_mut().enumerate() {
             paper.place = n as i64;
         }
-        Ok(papers)
+        Ok((papers, spool.done()?))
     }
 
     fn is_wanted(&self, paper: &Paper) -> bool {
@@ -439,10 +450,7 @@ impl Crawl<'_> {
             .map(|p| {
                 let mut payload =
                     json!({ "venue": label(&self.spec.venue[p.venue]), "title": p.title, "authors": p.authors });
-                // Old notes name their arXiv page where others have a file.
-                let named = p.note.iter().flat_map(|n| ["pdf", "html", "arxiv"].map(|f| n.text(f)));
-                let mut on_arxiv = named.flatten().filter(|t| t.contains("arxiv") || !t.contains('/'));
-                if let Some((id, version)) = on_arxiv.find_map(arxiv_id) {
+                if let Some((id, version)) = &p.named {
                     payload["named"] = json!({ "arxiv": id, "version": version, "confidence": 1.0 });
                 }
                 task("match", p.id.clone(), p.place, payload)
@@ -637,7 +645,7 @@ impl Crawl<'_> {
     }
 
     /// Writes the records. What was asked and had no answer is a problem of its paper.
-    async fn assemble(&self, papers: &[Paper]) -> Result<Crawled, DatasetError> {
+    async fn assemble(&self, papers: &[Paper], kept: &mut Spooled) -> Result<Crawled, DatasetError> {
         let records = self.options.work.join("records");
         let next = self.options.work.join("records.next");
         let _ = fs::remove_dir_all(&next);
@@ -662,15 +670,23 @@ impl Crawl<'_> {
                 list.into_iter().map(|b| format!("page {}: {}", t.key, b.as_str().unwrap_or_default())),
             );
         }
-        let (mut notes, mut lines) = (String::new(), String::new());
+        let create = |name: &str| {
+            let path = next.join(name);
+            fs::File::create(&path).map(BufWriter::new).map_err(DatasetError::write(&path))
+        };
+        let (mut notes, mut lines) = (create("submissions.jsonl")?, create("papers.jsonl")?);
+        let line = |file: &mut BufWriter<fs::File>, text: &str| -> Result<(), DatasetError> {
+            writeln!(file, "{text}").map_err(DatasetError::write(&next))
+        };
         let mut failed = broken.len();
         for b in broken {
             // Read again as a record that is none, so that it is counted.
-            notes += &(json!({ "broken": b }).to_string() + "\n");
+            line(&mut notes, &json!({ "broken": b }).to_string())?;
         }
         for paper in papers {
-            if let Some(note) = &paper.note {
-                notes += &(serde_json::to_string(note).unwrap_or_default() + "\n");
+            if let Some(at) = paper.note {
+                let note: Note = kept.get(at)?;
+                line(&mut notes, &serde_json::to_string(&note).unwrap_or_default())?;
             }
             let venue = &self.spec.venue[paper.venue];
             let mut f = Fragment { id: paper.id.clone(), ..Fragment::default() };
@@ -729,13 +745,16 @@ impl Crawl<'_> {
                     Package::PostScript | Package::Html => continue,
                 };
                 let file = folder.join(format!("{name}.{end}"));
-                fs::write(&file, body).map_err(DatasetError::write(&file))?;
+                // The cache has it already; another copy would double the disk.
+                let hash = task.value["sha256"].as_str().unwrap_or_default();
+                if !self.options.http.cache().link(hash, &file) {
+                    fs::write(&file, body).map_err(DatasetError::write(&file))?;
+                }
             }
-            lines += &(serde_json::to_string(&f).unwrap_or_default() + "\n");
+            line(&mut lines, &serde_json::to_string(&f).unwrap_or_default())?;
         }
-        for (name, text) in [("submissions.jsonl", notes), ("papers.jsonl", lines)] {
-            let path = next.join(name);
-            fs::write(&path, text).map_err(DatasetError::write(&path))?;
+        for mut file in [notes, lines] {
+            file.flush().map_err(DatasetError::write(&next))?;
         }
         let files = crate::write::inventory(&next, &|_| None)?;
         let _ = fs::remove_dir_all(&records);

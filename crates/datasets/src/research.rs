@@ -351,9 +351,11 @@ pub fn second_half(sections: &[LatexSection]) -> Option<usize> {
         let heading = s.heading.to_lowercase();
         WORDS.iter().any(|w| heading.contains(w))
     });
-    match found {
+    // Without such a heading the first tables tell where results begin; without tables a paper ends with what it
+    // concludes.
+    let with_table = || sections.iter().skip(1).position(|s| s.latex.contains("\\begin{table"));
+    match found.or_else(with_table) {
         Some(i) => Some(i + 1),
-        // A paper without a section of experiments ends with what it concludes.
         None if sections.len() >= 2 => Some(sections.len() - 1),
         None => None,
     }

@@ -92,6 +92,11 @@ impl Cache {
         (sha256(&body) == hash).then_some(body)
     }
 
+    /// Gives a body a second name elsewhere on the same disk; false where that cannot be done.
+    pub fn link(&self, hash: &str, to: &Path) -> bool {
+        fs::hard_link(self.body_path(hash), to).is_ok()
+    }
+
     /// Keeps an answer; the body first, so that an entry never names what is not there.
     ///
     /// # Errors
