@@ -230,6 +230,65 @@ fn papers_of_three_listings_are_joined_with_what_they_cite_and_outlined_by_a_ser
     assert!(home.run(&["dataset", "verify", "set"]).status.success());
 }
 
+fn skipped(why: &str) {
+    // Past the harness, which keeps the output of a test that passes to itself.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("skipped: {why}\n"));
+}
+
+#[test]
+fn the_built_in_model_outlines_real_papers_with_their_own_numbers() {
+    let shared = std::env::var_os("CYCLE_SHARED").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
+        std::path::PathBuf::from,
+    );
+    let papers = shared.join("data/papers");
+    if !papers.join("gold.jsonl").is_file() {
+        return skipped("no shared papers");
+    }
+    let home = Home::new();
+    if !support::has_builtin(&home) {
+        return;
+    }
+    let words = ["dataset", "build", "latex-papers", "--from", papers.to_str().unwrap(), "--out", "set"];
+    let output = home.run(&words);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows =
+        [lines(&home.path("set/jsonl/train.jsonl")), lines(&home.path("set/jsonl/test.jsonl"))].concat();
+    assert_eq!(rows.len(), 27);
+    for row in &rows {
+        let results = row["experimental_results"].as_array().unwrap();
+        let has_table = !row["tables"].as_array().unwrap().is_empty();
+        assert!(!has_table || !results.is_empty(), "{}", row["id"]);
+        assert_ne!(row["motivation"], row["main_idea"], "{}", row["id"]);
+        assert_eq!(row["messages"].as_array().unwrap().len(), 5);
+    }
+    // Every number of the results stands in the source that the row holds.
+    let faults = home.run(&["dataset", "verify", "set"]);
+    assert!(faults.status.success(), "{}", text(&faults));
+}
+
+/// `CYCLE_DATASETS_PYTHON=/path/to/venv/bin/python cargo test -p cli --test dataset` has `datasets` read a set.
+#[test]
+fn the_library_datasets_reads_a_set_as_it_is() {
+    let Ok(python) = std::env::var("CYCLE_DATASETS_PYTHON") else {
+        return skipped("CYCLE_DATASETS_PYTHON names no Python with `datasets`");
+    };
+    let home = Home::new();
+    let (set, _) = undisturbed(&home);
+    let script = "import json, sys\nfrom datasets import load_dataset\nwhole = load_dataset(sys.argv[1], cache_dir=sys.argv[2])\n\
+                  lines = load_dataset('json', data_files=sys.argv[1] + '/jsonl/train.jsonl', split='train', cache_dir=sys.argv[2])\n\
+                  assert lines['messages'][0] == whole['train']['messages'][0]\n\
+                  assert [r['id'] for r in lines] == [r['id'] for r in whole['train']]\n\
+                  assert lines['reviews'][0] == whole['train']['reviews'][0]\n\
+                  print(json.dumps({k: len(v) for k, v in whole.items()}))";
+    let mut command = std::process::Command::new(python);
+    command.args(["-c", script, "kind", "hub"]).current_dir(home.0.path()).env("HF_HUB_OFFLINE", "1");
+    let output = command.env("HF_HOME", home.path("hub")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: Value = serde_json::from_str(text(&output).lines().last().unwrap()).unwrap();
+    assert_eq!(read, set["splits"]);
+}
+
 #[test]
 fn the_cost_of_a_build_is_said_before_it_begins() {
     let home = Home::new();

@@ -122,9 +122,12 @@ impl Estimate {
         out.assumptions = vec![
             format!("{:.0} % of the papers are on arXiv (assumed, not measured)", 100.0 * ON_ARXIV),
             "2 MB a package of sources, 1.5 MB a PDF, 40 kB a submission with its replies (assumed)".into(),
-            "four cited works of a paper have a DOI and no abstract at Semantic Scholar (assumed; research sets)".into(),
             "nothing is asked twice; a cache that is filled already costs nothing".into(),
         ];
+        if spec.kind == SpecKind::Research && spec.references.openalex {
+            out.assumptions
+                .push("four cited works of a paper have a DOI, and no abstract at Semantic Scholar".into());
+        }
         out
     }
 }

@@ -98,6 +98,69 @@ fn recorded_reviews_have_the_counts_and_scores_of_their_own_tables() {
     assert_eq!(again.hash, set.hash);
 }
 
+#[test]
+fn recorded_answers_of_both_apis_give_each_years_ratings() {
+    let Some(samples) = shared("api_samples") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("records");
+    std::fs::create_dir(&from).unwrap();
+    for name in [
+        "openreview1_forum_iclr2023.json",
+        "openreview2_forum_iclr2024.json",
+        "openreview2_replies_iclr2026.json",
+    ] {
+        std::fs::copy(samples.join(name), from.join(name)).unwrap();
+    }
+    let out = folder.path().join("set");
+    built(&shipped("iclr-reviews").unwrap(), &from, &out);
+    let mut found = std::collections::HashMap::new();
+    let mut table = csv::Reader::from_path(out.join("scores.csv")).unwrap();
+    for row in table.records() {
+        let row = row.unwrap();
+        let mut ratings: Vec<f64> = row[5].split(';').map(|r| r.parse().unwrap()).collect();
+        ratings.sort_by(f64::total_cmp);
+        found.insert(row[0].to_string(), (row[3].to_string(), ratings));
+    }
+    // "6: marginally above the acceptance threshold" and the like on API 1, "8: accept, good paper" on API 2, numbers in 2026.
+    let notes = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(samples.join(name)).unwrap()).unwrap()
+    };
+    let leading = |v: &Value| {
+        v.as_f64().unwrap_or_else(|| v.as_str().unwrap().split(':').next().unwrap().parse().unwrap())
+    };
+    let mut wanted: Vec<Vec<f64>> = vec![
+        notes("openreview1_forum_iclr2023.json")["notes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| &n["content"]["recommendation"])
+            .filter(|r| r.is_string())
+            .map(leading)
+            .collect(),
+        notes("openreview2_forum_iclr2024.json")["notes"][0]["details"]["replies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| &n["content"]["rating"]["value"])
+            .filter(|r| !r.is_null())
+            .map(leading)
+            .collect(),
+        notes("openreview2_replies_iclr2026.json")
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|n| leading(&n["content"]["rating"]["value"]))
+            .collect(),
+    ];
+    wanted.iter_mut().for_each(|w| w.sort_by(f64::total_cmp));
+    assert!(wanted.iter().all(|w| w.len() >= 3), "{wanted:?}");
+    for (year, state, ratings) in
+        [("2023", "accepted", &wanted[0]), ("2024", "accepted", &wanted[1]), ("2026", "unknown", &wanted[2])]
+    {
+        assert_eq!(found[year], (state.to_string(), ratings.clone()), "{year}");
+    }
+}
+
 fn fold(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
