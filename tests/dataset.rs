@@ -64,7 +64,7 @@ fn planted_failures_cost_a_request_each_and_change_nothing() {
     let left = lines(&home.path("planted/left_out.jsonl"));
     let by = |step: &str| left.iter().filter(|l| l["step"] == step).count();
     let withdrawn = (1..=PAPERS).filter(|n| n % 10 == 9).count();
-    let hidden = (1..=PAPERS).filter(|n| n % 7 == 0 && n % 3 != 0 && n % 10 != 9).count();
+    let hidden = (1..=PAPERS).filter(|n| n.is_multiple_of(7) && !n.is_multiple_of(3) && n % 10 != 9).count();
     assert_eq!((by("state"), by("paper-text")), (withdrawn, hidden), "{left:?}");
     assert_eq!(set["rows"], (PAPERS - withdrawn - hidden) as u64);
     let problems = lines(&home.path("planted/problems.jsonl"));
@@ -78,10 +78,10 @@ fn planted_failures_cost_a_request_each_and_change_nothing() {
             row["ratings"].as_array().unwrap().iter().map(|r| r.to_string()).collect();
         assert_eq!(ratings, ["3.0", "6.0", "10.0"].map(String::from).into());
         let n: usize = row["id"].as_str().unwrap().trim_start_matches("Paper").parse().unwrap();
-        let source = if n % 3 == 0 { "latex" } else { "pdf" };
+        let source = if n.is_multiple_of(3) { "latex" } else { "pdf" };
         assert_eq!(row["text_source"], source, "{n}");
         assert!(!row["paper_text"].as_str().unwrap().contains("Jane Doe"));
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             assert_eq!(
                 (row["arxiv"]["confidence"].as_f64(), row["arxiv"]["version"].as_i64()),
                 (Some(1.0), Some(2))
@@ -91,6 +91,25 @@ fn planted_failures_cost_a_request_each_and_change_nothing() {
     // The cache answers without a socket, and nothing has changed.
     let again = built(&home, &services, "planted", &["--offline"]);
     assert_eq!((&again["hash"], &again["unchanged"]), (&set["hash"], &Value::Bool(true)));
+}
+
+#[test]
+fn a_paper_that_came_later_costs_its_own_requests_alone() {
+    let home = Home::new();
+    let services = Services::start(2, Mood::Kind);
+    let before = built(&home, &services, "set", &[]);
+    let asked = services.requests();
+    services.submit();
+    // Without being told to look again, nothing is asked.
+    assert_eq!(built(&home, &services, "set", &[])["hash"], before["hash"]);
+    assert_eq!(services.requests(), asked);
+    let after = built(&home, &services, "set", &["--refresh"]);
+    assert_eq!(after["papers"].as_u64(), before["papers"].as_u64().map(|n| n + 1));
+    // Pages of ten with one that is empty; the new paper is searched for, and each paper whose file was refused asked again.
+    let hidden = (1..=PAPERS).filter(|n| n.is_multiple_of(7) && !n.is_multiple_of(3) && n % 10 != 9).count();
+    let pages = (PAPERS + 1).div_ceil(10) + 1;
+    let extra = services.requests() - asked;
+    assert!(extra <= pages + hidden + 12, "{extra} requests for one paper");
 }
 
 #[test]
@@ -193,7 +212,7 @@ fn papers_of_three_listings_are_joined_with_what_they_cite_and_outlined_by_a_ser
     let by = |step: &str| left.iter().filter(|l| l["step"] == step).count();
     // Papers that Semantic Scholar does not know have no sources; those with an invented number have no outline.
     let unknown = PAPERS / 5;
-    let invented = (1..=PAPERS).filter(|n| n % 4 == 0 && n % 5 != 0).count();
+    let invented = (1..=PAPERS).filter(|n| n.is_multiple_of(4) && !n.is_multiple_of(5)).count();
     assert_eq!((by("paper-text"), by("outline")), (unknown, invented), "{left:?}");
     assert!(
         left.iter()
@@ -207,16 +226,16 @@ fn papers_of_three_listings_are_joined_with_what_they_cite_and_outlined_by_a_ser
         let n: usize = row["title"].as_str().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         let cited = &row["references"][0];
         // The abstract is OpenAlex's; where the batch did not know the paper there is none.
-        let wanted = if n % 6 == 0 { Value::Null } else { "Abstract told again".into() };
+        let wanted = if n.is_multiple_of(6) { Value::Null } else { "Abstract told again".into() };
         assert_eq!(cited["abstract"], wanted, "{n}");
-        assert_eq!(row["license"], if n % 2 == 0 { Value::Null } else { "CC BY 4.0".into() });
+        assert_eq!(row["license"], if n.is_multiple_of(2) { Value::Null } else { "CC BY 4.0".into() });
         assert_eq!(row["venue"], ["ICML", "ACL", "CVPR"][n % 3]);
         assert_eq!(row["experimental_results"][0]["table"][1][1], format!("0.{}", 100 + n));
         let turns: Vec<&str> =
             row["messages"].as_array().unwrap().iter().map(|t| t["role"].as_str().unwrap()).collect();
         assert_eq!(turns, ["system", "user", "assistant", "user", "assistant"]);
         let said = |i: usize| row["messages"][i]["content"].as_str().unwrap();
-        assert!(n % 6 == 0 || said(1).contains("Abstract: Abstract told again\n@"), "{}", said(1));
+        assert!(n.is_multiple_of(6) || said(1).contains("Abstract: Abstract told again\n@"), "{}", said(1));
         assert!(
             said(2).starts_with("## Motivation\n\nNobody knows.\n\n## Main Idea")
                 && said(2).contains("\\section{Introduction}")

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -26,6 +27,8 @@ struct Server {
     api: u8,
     mood: Mood,
     asked: Mutex<HashMap<String, usize>>,
+    /// Papers that are listed.
+    papers: AtomicUsize,
     log: Mutex<Vec<String>>,
 }
 
@@ -170,7 +173,7 @@ fn submission(api: u8, n: usize) -> Value {
             content,
         ));
     }
-    let decision = if n % 2 == 0 { "Accept (poster)" } else { "Reject" };
+    let decision = if n.is_multiple_of(2) { "Accept (poster)" } else { "Reject" };
     replies.push(note(
         api,
         &format!("{forum}d"),
@@ -187,7 +190,7 @@ impl Server {
     /// Those that are listed now. On API 1 the third paper goes while pages are read: all behind it move up by one.
     fn listed(&self, requests: usize) -> Vec<usize> {
         let gone = self.api == 1 && self.mood == Mood::Planted && requests >= 2;
-        (1..=PAPERS).filter(|n| !(gone && *n == 3)).collect()
+        (1..=self.papers.load(Ordering::Relaxed)).filter(|n| !(gone && *n == 3)).collect()
     }
 
     fn notes(&self, query: &HashMap<String, String>, requests: usize) -> Response<Body> {
@@ -212,7 +215,7 @@ impl Server {
     /// Every third paper is on arXiv under its title; the hit before it is another paper.
     fn feed(&self, query: &HashMap<String, String>) -> Response<Body> {
         let asked = query["search_query"].trim_start_matches("ti:\"").trim_end_matches('"').to_string();
-        let found = (1..=PAPERS).find(|n| title(*n) == asked && n % 3 == 0);
+        let found = (1..=PAPERS).find(|n| title(*n) == asked && n.is_multiple_of(3));
         let entry = |id: String, title: String, author: String| {
             format!(
                 "<entry><id>http://arxiv.org/abs/{id}</id><title>{title}</title><summary>S</summary><published>2024-01-01T00:00:00Z</published><updated>2024-01-01T00:00:00Z</updated><author><name>{author}</name></author></entry>"
@@ -294,7 +297,7 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
         server.file(path)
     } else if path == "/oai" {
         match query["identifier"].rsplit('.').next().unwrap_or("").parse::<usize>().unwrap_or(0) {
-            n if n % 2 == 0 => {
+            n if n.is_multiple_of(2) => {
                 answer(200, &[], "<OAI-PMH><error code=\"idDoesNotExist\">No such id</error></OAI-PMH>")
             }
             _ => answer(
@@ -309,7 +312,7 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
         let n = (1..=PAPERS).find(|n| title(*n) == query["query"]);
         match n {
             // Semantic Scholar does not know every paper.
-            Some(n) if n % 5 != 0 => answer(200, &[], json!({"data": [{
+            Some(n) if !n.is_multiple_of(5) => answer(200, &[], json!({"data": [{
                 "paperId": format!("{n:040x}"), "title": title(n), "authors": [{"name": format!("Jane Doe{n}")}],
                 "externalIds": {"ArXiv": format!("2401.{n:05}")}, "matchScore": 99.0}]}).to_string()),
             _ => answer(404, &[], r#"{"error":"Title match not found"}"#),
@@ -317,7 +320,7 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
     } else if path == "/paper/batch" {
         let ids: Vec<usize> =
             posted["ids"].as_array().unwrap().iter().map(|i| number(i.as_str().unwrap())).collect();
-        let papers: Vec<Value> = ids.iter().map(|n| if n % 6 == 0 { Value::Null } else { json!({
+        let papers: Vec<Value> = ids.iter().map(|n| if n.is_multiple_of(6) { Value::Null } else { json!({
             "paperId": format!("{n:040x}"), "title": title(*n),
             "references": [{"paperId": "c", "title": format!("Cited work {n}"), "abstract": null, "externalIds": {"DOI": format!("10.1/{n}")}}]}) }).collect();
         answer(200, &[], Value::Array(papers).to_string())
@@ -337,7 +340,7 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
     } else if path == "/pdf" {
         match query["id"].trim_start_matches("Paper").parse::<usize>().unwrap_or(0) {
             // Taken back while we were reading: nothing is public any more.
-            n if n % 7 == 0 => {
+            n if n.is_multiple_of(7) => {
                 return answer(403, &[], r#"{"message":"User Guest does not have permission to see Note"}"#);
             }
             n => return answer(302, &[("location", &format!("/files/{n}.pdf"))], ""),
@@ -378,7 +381,7 @@ fn listing(path: &str) -> Response<Body> {
 fn outline(posted: &Value) -> Response<Body> {
     let prompt = posted["messages"][0]["content"].as_str().unwrap_or_default();
     let n = (1..=PAPERS).find(|n| prompt.contains(&format!("# {}\n", title(*n)))).unwrap_or(0);
-    let score = if n % 4 == 0 { "0.999".to_string() } else { format!("0.{}", 100 + n) };
+    let score = if n.is_multiple_of(4) { "0.999".to_string() } else { format!("0.{}", 100 + n) };
     let table = json!([["method", "score"], ["ours", score]]);
     let outline = json!({
         "motivation": "Nobody knows.", "main_idea": "We measure it.",
@@ -412,7 +415,8 @@ fn decoded(text: &str) -> String {
 impl Services {
     /// Starts a server in a thread of its own.
     pub fn start(api: u8, mood: Mood) -> Self {
-        let server = Arc::new(Server { api, mood, asked: Mutex::default(), log: Mutex::default() });
+        let papers = AtomicUsize::new(PAPERS);
+        let server = Arc::new(Server { api, mood, papers, asked: Mutex::default(), log: Mutex::default() });
         let (send, receive) = std::sync::mpsc::channel();
         let shared = server.clone();
         std::thread::spawn(move || {
@@ -425,6 +429,11 @@ impl Services {
         });
         let address = receive.recv().unwrap();
         Self { base: format!("http://{address}"), server }
+    }
+
+    /// One more paper is submitted.
+    pub fn submit(&self) {
+        self.server.papers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// All requests so far.

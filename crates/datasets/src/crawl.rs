@@ -41,6 +41,8 @@ pub struct CrawlOptions<'a> {
     pub s2_key: Option<String>,
     /// At most so many papers of the wanted states.
     pub limit: Option<usize>,
+    /// List all venues again and ask again what had no answer; what is known of a paper stays.
+    pub refresh: bool,
     /// Submissions of a page.
     pub page: usize,
     /// Told.
@@ -85,7 +87,11 @@ pub async fn crawl(spec: &Spec, options: &CrawlOptions<'_>) -> Result<Crawled, D
             });
         }
     }
-    queue.retry("unreachable: ").await?;
+    queue.retry(if options.refresh { "" } else { "unreachable: " }).await?;
+    if options.refresh {
+        queue.forget("page").await?;
+        queue.forget("listing").await?;
+    }
     let crawl = Crawl { spec, options, queue };
     crawl.list().await?;
     let (papers, mut notes) = crawl.papers().await?;
@@ -167,15 +173,17 @@ impl Crawl<'_> {
 
     /// All pages of all venues.
     async fn list(&self) -> Result<(), DatasetError> {
-        let mut first = Vec::new();
+        let (mut first, fresh) = (Vec::new(), self.options.refresh);
         for (i, v) in self.spec.venue.iter().enumerate() {
             let place = i as i64 * 1_000_000;
             if v.listed_by != ListedBy::Openreview {
-                first.push(task("listing", label(v), place, json!({ "venue": label(v) })));
+                first.push(task("listing", label(v), place, json!({ "venue": label(v), "fresh": fresh })));
                 continue;
             }
             for part in 0..=v.also.len() {
-                let payload = json!({ "venue": label(v), "part": part, "sweep": 1, "n": 0, "offset": 0 });
+                let payload = json!({
+                    "venue": label(v), "part": part, "sweep": 1, "n": 0, "offset": 0, "fresh": fresh,
+                });
                 first.push(task("page", key(v, part, 1, 0), place, payload));
             }
         }
@@ -256,7 +264,7 @@ impl Crawl<'_> {
         let offset = p["offset"].as_u64().unwrap_or(0) as usize;
         let after = p["after"].as_str();
         // A page that is read again is asked for afresh.
-        let keep = if sweep > 1 { Keep::Revalidate } else { Keep::Stored };
+        let keep = if sweep > 1 || p["fresh"] == true { Keep::Revalidate } else { Keep::Stored };
         let page = self.openreview().page(&listing, after, offset, keep).await?;
         if n == 0 && part == 0 && page.notes.is_empty() && page.broken.is_empty() {
             let exists = self.openreview().venue_exists(listing.api, &venue.id).await?;
@@ -289,7 +297,7 @@ impl Crawl<'_> {
         if more {
             let payload = json!({
                 "venue": p["venue"], "part": part, "sweep": sweep, "n": n + 1, "offset": offset + got - usize::from(listing.api == Api::One),
-                "after": last, "last": last,
+                "after": last, "last": last, "fresh": p["fresh"],
             });
             return Ok((value, vec![task("page", key(venue, part, sweep, n + 1), base + n + 1, payload)]));
         }
@@ -338,13 +346,15 @@ impl Crawl<'_> {
             ListedBy::Cvf => Service::Cvf,
             _ => Service::Pmlr,
         };
-        let papers = Listings(self.options.http).list(service, &venue.id).await.map_err(|e| match e {
-            SourceError::Refused { status: 404, .. } => DatasetError::Spec {
-                place: format!("{} {}", venue.name, venue.year),
-                what: format!("{service} has no listing {}", venue.id),
-            },
-            e => e.into(),
-        })?;
+        let keep = if at.payload["fresh"] == true { Keep::Revalidate } else { Keep::Stored };
+        let papers =
+            Listings(self.options.http).list(service, &venue.id, keep).await.map_err(|e| match e {
+                SourceError::Refused { status: 404, .. } => DatasetError::Spec {
+                    place: format!("{} {}", venue.name, venue.year),
+                    what: format!("{service} has no listing {}", venue.id),
+                },
+                e => e.into(),
+            })?;
         Ok((json!({ "papers": papers }), Vec::new()))
     }
 
@@ -751,6 +761,23 @@ impl Crawl<'_> {
                     fs::write(&file, body).map_err(DatasetError::write(&file))?;
                 }
             }
+            line(&mut lines, &serde_json::to_string(&f).unwrap_or_default())?;
+        }
+        // Papers of an earlier listing that have gone since.
+        let listed: HashSet<&str> = papers.iter().map(|p| p.id.as_str()).collect();
+        let mut gone: Vec<&Task> = matches.values().filter(|t| !listed.contains(t.key.as_str())).collect();
+        gone.sort_by(|a, b| a.key.cmp(&b.key));
+        for task in gone {
+            let Some((_, venue)) = self.venue(&task.payload) else { continue };
+            let f = Fragment {
+                id: task.key.clone(),
+                venue: Some(venue.name.clone()),
+                year: Some(venue.year),
+                title: Some(text(&task.payload, "title")),
+                state: Some(State::Withdrawn),
+                problems: vec!["it was listed once and is not listed any more".into()],
+                ..Fragment::default()
+            };
             line(&mut lines, &serde_json::to_string(&f).unwrap_or_default())?;
         }
         for mut file in [notes, lines] {

@@ -7,7 +7,7 @@ use roxmltree::{Document, Node, ParsingOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::error::SourceError;
-use crate::http::{Answer, Ask, Http, Want};
+use crate::http::{Answer, Ask, Http, Keep, Want};
 use crate::service::Service;
 
 /// A paper of a listing.
@@ -170,7 +170,7 @@ impl Listings<'_> {
     ///
     /// # Errors
     /// If the service fails or the page is none.
-    pub async fn list(&self, service: Service, name: &str) -> Result<Vec<Listed>, SourceError> {
+    pub async fn list(&self, service: Service, name: &str, keep: Keep) -> Result<Vec<Listed>, SourceError> {
         let (name, volume) = name.split_once('#').map_or((name, None), |(n, v)| (n, Some(v)));
         let ask = match service {
             Service::Acl => Ask::get(service, format!("/{name}.xml"), Want::Xml),
@@ -178,7 +178,7 @@ impl Listings<'_> {
             Service::Pmlr => Ask::get(service, format!("/{name}/"), Want::Page),
             other => return Err(SourceError::Usage(format!("{other} has no listings"))),
         };
-        let answer = self.0.ask(&ask).await?;
+        let answer = self.0.ask(&ask.keep(keep)).await?;
         let papers = match service {
             Service::Acl => acl_volume(&answer.body, volume),
             Service::Cvf => cvf_page(&answer.body),

@@ -199,6 +199,19 @@ impl Queue {
         work.await.map_err(self.fail())
     }
 
+    /// Forgets all tasks of a kind.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub async fn forget(&self, kind: &str) -> Result<(), SourceError> {
+        sqlx::query("DELETE FROM tasks WHERE kind = ?")
+            .bind(kind)
+            .execute(&self.pool)
+            .await
+            .map_err(self.fail())?;
+        Ok(())
+    }
+
     /// The next waiting task of a kind.
     ///
     /// # Errors

@@ -58,6 +58,9 @@ pub struct BuildArgs {
     /// Another address for a service (may be given several times): arxiv=http://127.0.0.1:8000
     #[arg(long, value_name = "SERVICE=URL")]
     pub base: Vec<String>,
+    /// List the venues again, for papers that were added or withdrawn since; what is known of the others stays
+    #[arg(long, conflicts_with = "from")]
+    pub refresh: bool,
     /// A proxy [default: that of the environment]
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,

@@ -107,6 +107,7 @@ fn fetched(
             openreview_token,
             s2_key: secret("S2_API_KEY"),
             limit: args.limit,
+            refresh: args.refresh,
             page: usize::from(args.page),
             progress: watch,
         },
