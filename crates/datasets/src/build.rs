@@ -1,32 +1,34 @@
 //! [`build`]: from records to a set.
 
+mod arrange;
+mod intake;
+mod outlines;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::collections::btree_map::Entry as Slot;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sources::State;
 
 use crate::card::card;
 use crate::error::DatasetError;
 use crate::fragment::Fragment;
-use crate::gather::{self, Input, Sink};
+use crate::gather::{self, Input};
 use crate::leakage::NamedSet;
 use crate::licence;
 use crate::messages::{self, Form};
-use crate::minhash::{Index, Signature, signature};
-use crate::outline::{self, Outline};
-use crate::papers::{self, Kept, PaperText, Reader, markdown, paper_text};
-use crate::record::{ResearchRow, ReviewRow, TextSource, Version};
-use crate::research::{self, ResearchPaper, join_abstracts, research_paper};
-use crate::spec::{Alike, PaperPart, Spec, SpecKind};
-use crate::split::{Group, Part, parts};
+use crate::minhash::{Signature, signature};
+use crate::papers::{self, Kept, Reader};
+use crate::spec::{Spec, SpecKind};
+use crate::split::Part;
 use crate::spool::{Place, Spool, Spooled};
 use crate::steps::{LeftOut, Step, StepCount, counts, place};
 use crate::write::{self, PartWriter, Written};
+use rows::{Stop, score_row};
 
 /// Told about work as it happens; may ask for a stop.
 pub trait Progress: Sync {
@@ -109,9 +111,6 @@ pub struct Built {
 /// Changes when rows are made otherwise.
 const VERSION: u32 = 2;
 
-/// Papers whose outlines are asked for at once.
-const BATCH: usize = 8;
-
 struct Entry {
     id: String,
     year: Option<i32>,
@@ -121,37 +120,6 @@ struct Entry {
     signature: Option<Signature>,
     license: Option<String>,
     group: usize,
-}
-
-#[derive(Default)]
-struct Gathered {
-    ids: HashMap<String, usize>,
-    places: Vec<(String, Vec<Place>)>,
-    broken: Vec<(String, String)>,
-    files: BTreeSet<String>,
-    records: usize,
-}
-
-struct Gatherer<'a> {
-    spool: &'a mut Spool,
-    into: &'a mut Gathered,
-}
-
-impl Sink for Gatherer<'_> {
-    fn fragment(&mut self, fragment: Fragment) -> Result<(), DatasetError> {
-        let place = self.spool.add(&fragment)?;
-        self.into.files.extend(fragment.file);
-        let at = *self.into.ids.entry(fragment.id.clone()).or_insert_with(|| {
-            self.into.places.push((fragment.id, Vec::new()));
-            self.into.places.len() - 1
-        });
-        self.into.places[at].1.push(place);
-        Ok(())
-    }
-
-    fn broken(&mut self, place: String, why: String) {
-        self.into.broken.push((place, why));
-    }
 }
 
 struct Builder<'a> {
@@ -347,49 +315,6 @@ impl Builder<'_> {
         Ok(Built { manifest, unchanged: false })
     }
 
-    fn gather(&self, files: &[PathBuf]) -> Result<(Gathered, Vec<Input>, Spooled), DatasetError> {
-        let mut spool = Spool::new(&self.work.join("fragments"))?;
-        let mut gathered = Gathered::default();
-        let mut inputs = Vec::new();
-        for (n, file) in files.iter().enumerate() {
-            self.check()?;
-            self.options.progress.stage("reading records", n, files.len());
-            let mut sink = Gatherer { spool: &mut spool, into: &mut gathered };
-            let records = gather::read(file, self.options.from, self.spec, &mut sink)?;
-            gathered.records += records;
-            let name =
-                file.strip_prefix(self.options.from).unwrap_or(file).to_string_lossy().replace('\\', "/");
-            inputs.push(Input { file: name, sha256: gather::file_sha256(file)?, records });
-        }
-        // The order of the set is that of year and id, not of files; ids first, the year comes from the join.
-        gathered.places.sort();
-        Ok((gathered, inputs, spool.done()?))
-    }
-
-    /// Reads files of sources and PDFs, several at once; results are kept.
-    fn read_files(&self, gathered: &Gathered) -> Result<(), DatasetError> {
-        let done = std::sync::atomic::AtomicUsize::new(0);
-        gathered.files.par_iter().try_for_each(|file| {
-            self.check()?;
-            let n = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            self.options.progress.stage("reading papers", n, gathered.files.len());
-            match self.spec.kind {
-                SpecKind::Review => self.text_of(file).map(drop),
-                SpecKind::Research => self.sources_of(file).map(drop),
-            }
-        })
-    }
-
-    fn text_of(&self, file: &str) -> Result<Result<PaperText, String>, DatasetError> {
-        let path = self.options.from.join(file);
-        self.kept.of_file("text", &path, || paper_text(&path, self.options.reader))
-    }
-
-    fn sources_of(&self, file: &str) -> Result<Result<ResearchPaper, String>, DatasetError> {
-        let path = self.options.from.join(file);
-        self.kept.of_file("research", &path, || research_paper(&path, self.options.reader))
-    }
-
     /// Joins the fragments of each paper and passes it through the steps; rows go to disk.
     fn judge(
         &mut self,
@@ -484,371 +409,6 @@ impl Builder<'_> {
         Ok((entries, spool.done()?))
     }
 
-    /// Whether a paper is of the wanted venues and of no list that is kept out.
-    fn belongs(&self, paper: &Fragment) -> Result<(), (Step, String)> {
-        if !self.spec.venue.is_empty() {
-            let (name, year) = (paper.venue.as_deref().unwrap_or("?"), paper.year.unwrap_or_default());
-            if self.spec.venue_of(name, year).is_none() {
-                return Err((Step::OtherVenue, format!("{name} {year} is not in the specification")));
-            }
-        }
-        let title = paper.title.as_deref().unwrap_or_default();
-        for set in &self.keep_out {
-            let text = paper.abstract_text.as_deref();
-            if let Some((other, same, alike)) =
-                set.find(&paper.id, title, text, self.spec.near_duplicates.similarity)
-            {
-                let same = serde_json::to_value(same).unwrap_or_default();
-                let how = same.as_str().unwrap_or_default().replace('_', " ");
-                return Err((Step::KeptOut, format!("{other} of {} ({how}, {alike:.2})", set.name)));
-            }
-        }
-        Ok(())
-    }
-
-    fn form(&mut self, venue: Option<&str>, year: Option<i32>) -> Result<&Form, Stop> {
-        let key = (venue.map(String::from), year);
-        if !self.forms.contains_key(&key) {
-            let form = Form::named(self.spec.messages.form.as_deref(), venue, year);
-            let what = |what| Stop::Whole(DatasetError::Spec { place: self.spec.name.clone(), what });
-            self.forms.insert(key.clone(), form.map_err(what)?);
-        }
-        Ok(&self.forms[&key])
-    }
-
-    fn review_row(&mut self, paper: &mut Fragment) -> Result<ReviewRow, Stop> {
-        let spec = self.spec;
-        let filters = &spec.filters;
-        let stop = |step, why: String| Err(Stop::Step(step, why));
-        let read = match &paper.file {
-            Some(file) => Some(self.text_of(file).map_err(Stop::Whole)?),
-            None => None,
-        };
-        if let Some(Ok(text)) = &read {
-            paper.title = paper.title.take().or_else(|| text.title.clone());
-            paper.abstract_text = paper.abstract_text.take().or_else(|| text.abstract_text.clone());
-            paper.problems.extend(text.problems.iter().cloned());
-        }
-        let Some(title) = paper.title.clone() else {
-            return stop(Step::NoTitle, "no record of it has a title".into());
-        };
-        let state = paper.state.unwrap_or(State::Unknown);
-        let is_wanted = filters.only_states.is_empty() || filters.only_states.contains(&state);
-        if filters.drop_states.contains(&state) || !is_wanted {
-            let name = serde_json::to_value(state).unwrap_or_default();
-            return stop(
-                Step::State,
-                format!("it is {}", name.as_str().unwrap_or_default().replace('_', " ")),
-            );
-        }
-        if let Some(text) = &paper.abstract_text {
-            let n = text.chars().count();
-            if n < filters.abstract_chars {
-                return stop(Step::ShortAbstract, format!("an abstract of {n} characters"));
-            }
-        }
-        let written = paper.reviews.iter().filter(|r| r.has_text()).count();
-        if written < filters.reviews {
-            return stop(
-                Step::Reviews,
-                format!("{written} reviews with text, {} are wanted", filters.reviews),
-            );
-        }
-        let ratings = paper.final_ratings();
-        if ratings.len() < filters.ratings {
-            return stop(Step::Ratings, format!("{} ratings, {} are wanted", ratings.len(), filters.ratings));
-        }
-        if let Some(why) = licence::refusal(paper.license.as_deref(), &spec.licences) {
-            return stop(Step::Licence, why);
-        }
-        let (paper_text, text_source, text_version) = match (read, paper.text.take()) {
-            (Some(Ok(text)), _) => (text.text, text.source, text.version),
-            (unread, Some(text)) => {
-                if let Some(Err(why)) = unread {
-                    paper
-                        .problems
-                        .push(format!("its file could not be read ({why}); the record's text is used"));
-                }
-                let version = paper.text_version.unwrap_or(Version::Unknown);
-                (recorded_text(&title, paper.abstract_text.as_deref(), &text), TextSource::Record, version)
-            }
-            (Some(Err(why)), None) if filters.paper == PaperPart::Full => return stop(Step::Unreadable, why),
-            (unread, None) => {
-                if let Some(Err(why)) = unread {
-                    paper.problems.push(format!("its file could not be read ({why})"));
-                }
-                let text = recorded_text(&title, paper.abstract_text.as_deref(), "");
-                let source =
-                    if paper.abstract_text.is_some() { TextSource::Abstract } else { TextSource::Title };
-                (text, source, Version::Unknown)
-            }
-        };
-        // OpenReview gives the latest file: of an accepted paper the final version, else the last submission.
-        let of_openreview = text_source == TextSource::Pdf && paper.arxiv.is_none();
-        let text_version = match (text_version, state) {
-            (Version::Unknown, State::Accepted) if of_openreview => Version::CameraReady,
-            (Version::Unknown, State::Rejected) if of_openreview => Version::Submitted,
-            (version, _) => version,
-        };
-        let part = match text_source {
-            TextSource::Title => PaperPart::Title,
-            TextSource::Abstract => PaperPart::Abstract,
-            _ => PaperPart::Full,
-        };
-        if part < filters.paper {
-            let has = if part == PaperPart::Title { "title" } else { "title and abstract" };
-            return stop(Step::PaperText, format!("only {has} are there"));
-        }
-        if part == PaperPart::Full && paper_text.chars().count() < filters.text_chars {
-            return stop(Step::PaperText, format!("a text of {} characters", paper_text.chars().count()));
-        }
-        let shown: Vec<_> = {
-            let with_text = paper.reviews.iter().filter(|r| r.has_text()).cloned();
-            let mut shown: Vec<_> = with_text.collect();
-            shown.sort_by(|a, b| a.rating.unwrap_or(f64::MAX).total_cmp(&b.rating.unwrap_or(f64::MAX)));
-            shown.truncate(spec.messages.reviews.unwrap_or(usize::MAX));
-            shown
-        };
-        let meta = paper.meta_review.clone();
-        let form = self.form(paper.venue.as_deref(), paper.year)?;
-        let messages = messages::panel(&paper_text, form, &shown, meta.as_deref(), state).map_err(|e| {
-            Stop::Whole(DatasetError::Spec { place: "prompts/review/panel.md".into(), what: e })
-        })?;
-        let scale =
-            paper.venue.as_deref().zip(paper.year).and_then(|(v, y)| spec.venue_of(v, y)?.scale.clone());
-        let review_licenses: BTreeSet<String> =
-            paper.reviews.iter().filter_map(|r| r.license.clone()).collect();
-        Ok(ReviewRow {
-            id: paper.id.clone(),
-            venue: paper.venue.clone(),
-            year: paper.year,
-            title,
-            abstract_text: paper.abstract_text.clone(),
-            state,
-            decision: paper.decision.clone(),
-            mean: (!ratings.is_empty()).then(|| ratings.iter().sum::<f64>() / ratings.len() as f64),
-            ratings,
-            ratings_initial: paper.ratings_initial.clone(),
-            confidences: if paper.confidences.is_empty() {
-                paper.reviews.iter().filter_map(|r| r.confidence).collect()
-            } else {
-                paper.confidences.clone()
-            },
-            scale,
-            reviews: paper.reviews.clone(),
-            meta_review: meta,
-            paper_text,
-            text_source,
-            text_version,
-            arxiv: paper.arxiv.clone(),
-            license: paper.license.as_deref().map(licence::normal),
-            review_licenses: review_licenses.into_iter().collect(),
-            messages,
-        })
-    }
-
-    fn research_row(&mut self, paper: &mut Fragment) -> Result<ResearchRow, Stop> {
-        let spec = self.spec;
-        let stop = |step, why: String| Err(Stop::Step(step, why));
-        let Some(file) = &paper.file else {
-            return stop(Step::PaperText, "there are no sources of it".into());
-        };
-        let read = match self.sources_of(file).map_err(Stop::Whole)? {
-            Ok(read) => read,
-            Err(why) => return stop(Step::Unreadable, why),
-        };
-        paper.problems.extend(read.problems.iter().cloned());
-        paper
-            .problems
-            .extend(read.unresolved.iter().map(|k| format!("`{k}` is cited and not in the bibliography")));
-        let Some(title) = read.title.clone().or_else(|| paper.title.clone()) else {
-            return stop(Step::NoTitle, "neither record nor source has a title".into());
-        };
-        paper.title = Some(title.clone());
-        let state = paper.state.unwrap_or(State::Unknown);
-        let is_wanted = spec.filters.only_states.is_empty() || spec.filters.only_states.contains(&state);
-        if spec.filters.drop_states.contains(&state) || !is_wanted {
-            return stop(Step::State, "its state is not wanted".into());
-        }
-        if let Some(why) = licence::refusal(paper.license.as_deref(), &spec.licences) {
-            return stop(Step::Licence, why);
-        }
-        if read.cited > 0 && (read.resolved as f64) < spec.filters.citations * read.cited as f64 {
-            return stop(
-                Step::Citations,
-                format!("{} of {} citations are in its bibliography", read.resolved, read.cited),
-            );
-        }
-        if research::second_half(&read.sections).is_none() {
-            return stop(Step::SecondHalf, format!("{} sections", read.sections.len()));
-        }
-        let mut references = read.references;
-        join_abstracts(&mut references, &paper.references);
-        Ok(ResearchRow {
-            id: paper.id.clone(),
-            paper_id: paper.paper_id.clone(),
-            venue: paper.venue.clone(),
-            year: paper.year,
-            title,
-            abstract_text: read.abstract_text.or_else(|| paper.abstract_text.clone()),
-            authors: paper.authors.clone(),
-            arxiv: paper.arxiv.as_ref().map(|a| a.id.clone()),
-            license: paper.license.as_deref().map(licence::normal),
-            sections: read.sections,
-            headings: read.headings,
-            figures: read.figures,
-            tables: read.tables,
-            references,
-            cited: read.cited,
-            resolved: read.resolved,
-            motivation: None,
-            main_idea: None,
-            experimental_setup: Vec::new(),
-            experimental_results: Vec::new(),
-            outline_model: None,
-            messages: Vec::new(),
-        })
-    }
-
-    /// Finds papers that are nearly the same as an earlier one: they go, or share its group.
-    fn near_duplicates(&mut self, entries: &mut [Entry]) {
-        let rule = &self.spec.near_duplicates;
-        let mut index = Index::default();
-        let mut titles: HashMap<String, usize> = HashMap::new();
-        for i in 0..entries.len() {
-            entries[i].group = i;
-            if i % 256 == 0 {
-                self.options.progress.stage("looking for duplicates", i, entries.len());
-            }
-            let key = crate::title::key(&entries[i].title);
-            let by_title = (key.len() >= 12).then(|| titles.get(&key).copied()).flatten().map(|j| (j, 1.0));
-            let signature = entries[i].signature.take();
-            let by_text = || {
-                let (j, alike) = index.nearest(signature.as_ref()?, rule.similarity)?;
-                Some((j as usize, alike))
-            };
-            if let Some((j, alike)) = by_title.or_else(by_text) {
-                entries[i].group = entries[j].group;
-                if rule.action == Alike::Drop {
-                    let other = entries[j].id.clone();
-                    let e = &mut entries[i];
-                    e.row = None;
-                    let (id, year, title) = (e.id.clone(), e.year, e.title.clone());
-                    self.leave(&id, year, &title, Step::NearDuplicate, format!("like {other} ({alike:.2})"));
-                    continue;
-                }
-            }
-            titles.entry(key).or_insert(i);
-            if let Some(signature) = signature {
-                index.add(i as u32, signature);
-            }
-        }
-    }
-
-    fn limit(&mut self, entries: &mut [Entry]) {
-        let Some(limit) = self.options.limit else { return };
-        let mut rows = 0;
-        for e in entries.iter_mut().filter(|e| e.row.is_some()) {
-            rows += 1;
-            if rows > limit {
-                e.row = None;
-                let (id, year, title) = (e.id.clone(), e.year, e.title.clone());
-                self.leave(&id, year, &title, Step::Limit, format!("behind the first {limit}"));
-            }
-        }
-    }
-
-    /// Asks for outlines in batches and adds them, and the dialogue, to the rows.
-    fn outlines(&mut self, entries: &mut [Entry], rows: &mut Spooled) -> Result<Spooled, DatasetError> {
-        let Some(model) = self.options.model else { return Spool::new(&self.work.join("outlined"))?.done() };
-        let mut spool = Spool::new(&self.work.join("outlined"))?;
-        let wanted: Vec<usize> = (0..entries.len()).filter(|i| entries[*i].row.is_some()).collect();
-        let mut done = 0;
-        for batch in wanted.chunks(BATCH) {
-            self.check()?;
-            self.options.progress.stage("outlining", done, wanted.len());
-            let mut batch_rows: Vec<(usize, ResearchRow)> = Vec::new();
-            let mut papers: Vec<(String, ResearchPaper, Option<Result<Outline, String>>)> = Vec::new();
-            for i in batch {
-                let (Some(at), Some(file)) = (entries[*i].row.take(), entries[*i].file.clone()) else {
-                    continue;
-                };
-                let row: ResearchRow = rows.get(at)?;
-                match self.sources_of(&file)? {
-                    Ok(paper) => {
-                        let key = outline::key(&paper, model);
-                        let kept = self.kept.get("outline", &key);
-                        papers.push((key, paper, kept));
-                        batch_rows.push((*i, row));
-                    }
-                    Err(why) => self.leave(&row.id, row.year, &row.title, Step::Unreadable, why),
-                }
-            }
-            let missing: Vec<usize> = (0..papers.len()).filter(|k| papers[*k].2.is_none()).collect();
-            if !missing.is_empty() {
-                let asked: Vec<&ResearchPaper> = missing.iter().map(|k| &papers[*k].1).collect();
-                let watch = Watch(self.options.progress);
-                let made = outline::outlines(model, &asked, &watch).map_err(|e| match e {
-                    lm::LmError::Interrupted => DatasetError::Interrupted,
-                    e => DatasetError::Model(e),
-                })?;
-                for (k, outline) in missing.into_iter().zip(made) {
-                    self.kept.put("outline", &papers[k].0, &outline)?;
-                    papers[k].2 = Some(outline);
-                }
-            }
-            for ((i, mut row), (_, _, outline)) in batch_rows.into_iter().zip(papers) {
-                done += 1;
-                match outline {
-                    Some(Ok(outline)) => {
-                        if outline.check.left_out > 0 {
-                            let what = format!(
-                                "{} results left out of the outline: {} do not stand in the paper",
-                                outline.check.left_out,
-                                outline.check.missing.join(", ")
-                            );
-                            self.problems.push((row.id.clone(), what));
-                        }
-                        fill(&mut row, outline)?;
-                        entries[i].row = Some(spool.add(&row)?);
-                    }
-                    Some(Err(why)) if self.spec.filters.outline => {
-                        self.leave(&row.id, row.year, &row.title, Step::Outline, why);
-                    }
-                    other => {
-                        let why = other.and_then(Result::err).unwrap_or_else(|| "no outline".into());
-                        self.problems.push((row.id.clone(), format!("no outline: {why}")));
-                        entries[i].row = Some(spool.add(&row)?);
-                    }
-                }
-            }
-        }
-        spool.done()
-    }
-
-    fn split(&self, entries: &[Entry]) -> Vec<Part> {
-        let mut groups: Vec<Group> = entries
-            .iter()
-            .map(|_| Group { key: String::new(), years: (i32::MAX, i32::MIN), papers: 0 })
-            .collect();
-        for e in entries.iter().filter(|e| e.row.is_some()) {
-            let g = &mut groups[e.group];
-            if g.key.is_empty() || e.id < g.key {
-                g.key = e.id.clone();
-            }
-            let year = e.year.unwrap_or_default();
-            g.years = (g.years.0.min(year), g.years.1.max(year));
-            g.papers += 1;
-        }
-        let real: Vec<usize> = (0..groups.len()).filter(|i| groups[*i].papers > 0).collect();
-        let found = parts(&real.iter().map(|i| groups[*i].clone()).collect::<Vec<_>>(), &self.spec.split);
-        let mut out = vec![Part::Train; groups.len()];
-        for (i, part) in real.into_iter().zip(found) {
-            out[i] = part;
-        }
-        out
-    }
-
     fn reports(&mut self, next: &Path) -> Result<(), DatasetError> {
         self.left.sort_by(|a, b| (place(a.step), &a.id, &a.reason).cmp(&(place(b.step), &b.id, &b.reason)));
         let lines: String =
@@ -860,82 +420,4 @@ impl Builder<'_> {
         };
         write::text(next, "problems.jsonl", &self.problems.iter().map(one).collect::<String>())
     }
-}
-
-enum Stop {
-    Step(Step, String),
-    Whole(DatasetError),
-}
-
-struct Watch<'a>(&'a dyn Progress);
-
-impl lm::Progress for Watch<'_> {
-    fn cancelled(&self) -> bool {
-        self.0.cancelled()
-    }
-}
-
-fn fill(row: &mut ResearchRow, outline: Outline) -> Result<(), DatasetError> {
-    let second = research::second_half(&row.sections).unwrap_or(row.sections.len());
-    row.messages = messages::paper(&messages::Paper {
-        title: &row.title,
-        abstract_text: row.abstract_text.as_deref().unwrap_or_default(),
-        references: &row.references,
-        sections: &row.sections,
-        second,
-        motivation: &outline.motivation,
-        main_idea: &outline.main_idea,
-        setup: &outline.setup,
-        results: &outline.results,
-    })
-    .map_err(|what| DatasetError::Spec { place: "prompts/research".into(), what })?;
-    row.motivation = Some(outline.motivation);
-    row.main_idea = Some(outline.main_idea);
-    row.experimental_setup = outline.setup;
-    row.experimental_results = outline.results;
-    row.outline_model = Some(outline.model);
-    Ok(())
-}
-
-/// Title, abstract and text of a record in the form that a file of the paper would give.
-fn recorded_text(title: &str, abstract_text: Option<&str>, text: &str) -> String {
-    let section = documents::Section {
-        level: 1,
-        number: None,
-        heading: String::new(),
-        text: text.into(),
-        page: None,
-        appendix: false,
-    };
-    markdown(&documents::Document {
-        source: documents::Source::Text,
-        sha256: String::new(),
-        title: Some(title.into()),
-        abstract_text: abstract_text.map(String::from),
-        front_matter: None,
-        sections: if text.is_empty() { Vec::new() } else { vec![section] },
-        references: Vec::new(),
-        tables: Vec::new(),
-        pages: None,
-        findings: Vec::new(),
-    })
-}
-
-/// Facts alone: who, when, which scores.
-fn score_row(paper: &Fragment) -> Option<Vec<String>> {
-    let ratings = paper.final_ratings();
-    let join = |v: &[f64]| v.iter().map(|x| x.to_string()).collect::<Vec<_>>().join(";");
-    let state = serde_json::to_value(paper.state.unwrap_or(State::Unknown)).ok()?;
-    let own: Vec<f64> = paper.reviews.iter().filter_map(|r| r.confidence).collect();
-    Some(vec![
-        paper.year.map_or(String::new(), |y| y.to_string()),
-        paper.venue.clone().unwrap_or_default(),
-        paper.id.clone(),
-        state.as_str()?.into(),
-        paper.decision.clone().unwrap_or_default(),
-        join(&ratings),
-        join(if paper.confidences.is_empty() { &own } else { &paper.confidences }),
-        join(&paper.ratings_initial),
-        paper.title.clone().unwrap_or_default(),
-    ])
 }
