@@ -1,6 +1,9 @@
 //! `cycle dataset` from end to end: a local server that plays the services with planted failures, kills in the middle,
 //! and the commands that look at what was built.
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up may fail
 
+#[path = "support/services.rs"]
+mod services;
 mod support;
 
 use std::collections::HashSet;
@@ -9,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::services::{Mood, PAPERS, Services};
+use services::{Mood, PAPERS, Services};
 use support::{Home, text};
 
 fn lines(path: &Path) -> Vec<Value> {

@@ -1,5 +1,8 @@
 //! What `cycle dataset` makes of venues that do not exist, records that are none and archives that mean harm.
+#![allow(clippy::unwrap_used)] // a test that cannot set itself up may fail
 
+#[path = "support/services.rs"]
+mod services;
 mod support;
 
 use std::fs;
@@ -7,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use support::services::{Mood, Services, archive, latex};
+use services::{Mood, Services, archive, latex};
 use support::{Home, text};
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -151,7 +154,7 @@ fn archives_that_mean_harm_are_read_or_refused_by_paper() {
     ]);
     let output = command.output().unwrap();
     if String::from_utf8_lossy(&output.stderr).contains("this build has no weights") {
-        let _ = write!(std::io::stderr(), "skipped: this build has no built-in model\n");
+        let _ = writeln!(std::io::stderr(), "skipped: this build has no built-in model");
         return;
     }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -150,5 +150,3 @@ pub fn mini(kind: &str, objective: &str, rows: &str, more: &str, steps: usize) -
          learning_rate = 3e-3\nmax_steps = {steps}\nbatch_size = 4\n[save]\nevery = 3\nkeep = 2\n"
     )
 }
-
-pub mod services;

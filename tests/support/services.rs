@@ -346,7 +346,7 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
             n => return answer(302, &[("location", &format!("/files/{n}.pdf"))], ""),
         }
     } else if path.starts_with("/files/") {
-        answer(200, &[], std::fs::read(super::sample()).unwrap())
+        answer(200, &[], std::fs::read(crate::support::sample()).unwrap())
     } else {
         answer(404, &[], "{}")
     };
