@@ -103,11 +103,11 @@ pub(crate) fn kind(name: &str) -> FileKind {
     }
 }
 
-/// The id in a file's name: `2411.00816.tar.gz`, `cs_9901002.gz` (a slash is no file name).
+/// The id in a file's name: `2411.00816.tar.gz`, `cs%2F9901002.gz` (a slash is no file name, and ids of OpenReview may hold `__`).
 pub(crate) fn id_of(name: &str) -> String {
     let ends = [".tar.gz", ".tgz", ".gz", ".tar", ".tex", ".pdf"];
     let id = ends.iter().find_map(|e| name.strip_suffix(e)).unwrap_or(name);
-    id.replace("__", "/")
+    id.replace("%2F", "/")
 }
 
 /// Opens a file, unpacking `.zst`.

@@ -3,8 +3,9 @@
 use roxmltree::{Document, Node};
 use serde::{Deserialize, Serialize};
 
+use crate::ask::{Answer, Ask, Keep, Want};
 use crate::error::SourceError;
-use crate::http::{Answer, Ask, Http, Keep, Want};
+use crate::http::Http;
 use crate::service::Service;
 
 /// One paper of a feed.

@@ -8,6 +8,7 @@
 //! recorded answers are read by the same code.
 
 mod arxiv;
+mod ask;
 mod bucket;
 mod cache;
 mod crossref;
@@ -24,10 +25,11 @@ mod semantic_scholar;
 mod service;
 
 pub use arxiv::{Arxiv, ArxivEntry, ArxivFeed, Package, arxiv_feed, arxiv_id, arxiv_licence};
+pub use ask::{Answer, Ask, HttpOptions, Keep, Want};
 pub use cache::{Cache, sha256};
 pub use crossref::{Crossref, CrossrefWork, crossref_work, crossref_works};
 pub use error::SourceError;
-pub use http::{Answer, Ask, Http, HttpOptions, Keep, Want};
+pub use http::Http;
 pub use listings::{Listed, Listings, acl_volume, cvf_page, pmlr_page};
 pub use note::{Kind, Note, State, notes};
 pub use openalex::{OpenAlex, OpenAlexWork, openalex_works};

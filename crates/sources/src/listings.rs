@@ -6,8 +6,9 @@ use regex::Regex;
 use roxmltree::{Document, Node, ParsingOptions};
 use serde::{Deserialize, Serialize};
 
+use crate::ask::{Answer, Ask, Keep, Want};
 use crate::error::SourceError;
-use crate::http::{Answer, Ask, Http, Keep, Want};
+use crate::http::Http;
 use crate::service::Service;
 
 /// A paper of a listing.

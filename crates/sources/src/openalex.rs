@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ask::{Ask, Want};
 use crate::error::SourceError;
-use crate::http::{Ask, Http, Want};
+use crate::http::Http;
 use crate::service::Service;
 
 /// One work; much of it may be unknown.

@@ -4,8 +4,9 @@ use reqwest::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ask::{Answer, Ask, Keep, Want};
 use crate::error::SourceError;
-use crate::http::{Answer, Ask, Http, Keep, Want};
+use crate::http::Http;
 use crate::note::{Note, notes};
 use crate::service::Service;
 

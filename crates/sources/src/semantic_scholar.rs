@@ -4,8 +4,9 @@ use reqwest::header::HeaderName;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::ask::{Ask, Want};
 use crate::error::SourceError;
-use crate::http::{Ask, Http, Want};
+use crate::http::Http;
 use crate::service::Service;
 
 /// One paper; what the service does not know or may not show is absent.

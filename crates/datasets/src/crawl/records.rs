@@ -76,7 +76,7 @@ impl Crawl<'_> {
                 f.state = Some(State::Withdrawn);
                 f.problems.push("it was taken from the listing while that was read".into());
             }
-            let name = paper.id.replace('/', "__");
+            let name = paper.id.replace('/', "%2F");
             if let Some(found) = matches.get(&paper.id) {
                 failed += usize::from(found.reason.is_some());
                 f.problems.extend(found.reason.as_ref().map(|r| format!("not matched: {r}")));
