@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+mod dataset;
 mod looping;
 mod models;
 mod train;
 
+pub use dataset::{BuildArgs, DatasetCommand, ExportArgs, ExportTo, LeakageArgs, StatsArgs, VerifyArgs};
 pub use looping::{LoopArgs, LoopCommand, WhichLoop};
 pub use models::ModelsCommand;
 pub use train::{Engine, Share, TrainArgs, TrainCommand};
@@ -109,7 +111,7 @@ fn text_or_json() -> impl TypedValueParser<Value = Format> {
 }
 
 /// An example for each subcommand; those of `papers`, `reviews` and `runs` share one definition, not one example.
-const EXAMPLES: [(&str, &str, &str); 28] = [
+const EXAMPLES: [(&str, &str, &str); 34] = [
     ("papers", "list", "cycle papers list --format json"),
     ("papers", "show", "cycle papers show p81c"),
     ("papers", "export", "cycle papers export --out papers.jsonl"),
@@ -141,6 +143,12 @@ const EXAMPLES: [(&str, &str, &str); 28] = [
     ("train", "preference", "cycle train preference --recipe mini --out mini"),
     ("train", "objectives", "cycle train objectives --format md"),
     ("train", "recipes", "cycle train recipes smollm2-dpo"),
+    ("dataset", "build", "cycle dataset build review-5k --out review-5k --contact you@example.org"),
+    ("dataset", "stats", "cycle dataset stats review-5k --out review-5k-stats"),
+    ("dataset", "verify", "cycle dataset verify review-5k"),
+    ("dataset", "export", "cycle dataset export review-5k --columns id,messages --out train.jsonl"),
+    ("dataset", "leakage", "cycle dataset leakage review-5k --against test.jsonl"),
+    ("dataset", "specs", "cycle dataset specs review-5k"),
     ("config", "show", "cycle config show --format json"),
 ];
 
@@ -206,6 +214,9 @@ pub enum Command {
     /// Checkpoints: what there is, what it needs, what is wrong with it
     #[command(subcommand, after_help = "Example: cycle models verify models/SmolLM2-135M-Instruct.Q4_1.gguf")]
     Models(ModelsCommand),
+    /// Build data sets of papers and reviews, and check them
+    #[command(subcommand, after_help = "Example: cycle dataset build review-5k --dry-run")]
+    Dataset(DatasetCommand),
     /// Train a model by a recipe
     #[command(subcommand, after_help = "Example: cycle train preference --recipe mini --out mini")]
     Train(TrainCommand),

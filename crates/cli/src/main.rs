@@ -136,6 +136,7 @@ fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Pairs(command) => commands::pairs::run(&context, &command),
         Command::Runs(command) => commands::stored::runs(&context, &command),
         Command::Models(command) => commands::models::run(&context, &command),
+        Command::Dataset(mut command) => commands::dataset::run(&mut context, &mut command),
         Command::Train(command) => commands::train::run(&context, &command),
         Command::Loop(command) => commands::looping::run(&context, &command),
         Command::Bench(args) => commands::bench::run(&context, &args),

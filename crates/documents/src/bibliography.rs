@@ -135,7 +135,7 @@ struct RawEntry {
     fields: BTreeMap<String, String>,
 }
 
-/// Parses the text of a bibliography; `name` is for messages.
+/// Parses the text of a bibliography (`.bib`, `.bbl`, a source with `\bibitem`s); `name` is for messages.
 pub fn parse(text: &str, name: &str) -> Bibliography {
     let mut out = Bibliography::default();
     if !text.contains('@') && text.contains("\\bibitem") || text.contains("\\begin{thebibliography}") {

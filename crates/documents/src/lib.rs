@@ -26,6 +26,7 @@ pub use bibliography::{BibEntry, Bibliography, bibliography, parse as parse_bibl
 pub use document::{Anchor, Document, Finding, Reference, Section, Severity, Source, Table};
 pub use error::ReadError;
 pub use isolate::{Limits, WORKER_ARGUMENT, read_isolated, worker_main_if_requested};
+pub use latex::{LatexSource, latex_source, to_text as latex_to_text};
 pub use quotes::find_quote;
 pub use read::{ReadOptions, read, read_bytes};
 pub use reviewer::{KeptSection, ReviewerText, TextBudget, reviewer_text};

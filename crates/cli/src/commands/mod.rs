@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod bench;
+pub mod dataset;
 pub mod doctor;
 pub mod generate;
 pub mod judge;

@@ -147,6 +147,11 @@ impl Files {
         Files { texts: files.into_iter().map(|(name, bytes)| (name, decode(&bytes))).collect() }
     }
 
+    /// Names and texts, sorted.
+    pub(crate) fn into_texts(self) -> Vec<(String, String)> {
+        self.texts.into_iter().collect()
+    }
+
     /// Adds a file that a document carries inside (`filecontents`), unless it exists.
     pub(crate) fn add(&mut self, name: &str, text: &str) {
         self.texts.entry(normalise("", name)).or_insert_with(|| text.to_owned());

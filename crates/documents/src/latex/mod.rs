@@ -70,8 +70,28 @@ pub(crate) fn read_files(
     })
 }
 
-/// A piece of LaTeX (a BibTeX field) as plain text.
-pub(crate) fn to_text(source: &str) -> String {
+/// The text files of a LaTeX paper, decoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LatexSource {
+    /// Name of the main file.
+    pub main: String,
+    /// Names relative to the paper's folder, and texts, sorted by name.
+    pub files: Vec<(String, String)>,
+}
+
+/// The files behind a LaTeX paper: an archive's, or the one that the bytes are.
+///
+/// # Errors
+/// If the archive is broken or too large, or holds no LaTeX.
+pub fn latex_source(bytes: &[u8], path: &Path, options: &ReadOptions) -> Result<LatexSource, ReadError> {
+    let files = Files::new(files::unpack(bytes, path, options)?);
+    let none = || ReadError::Empty { path: path.into(), reason: "no LaTeX file in it".into() };
+    let main = files.main().ok_or_else(none)?;
+    Ok(LatexSource { main, files: files.into_texts() })
+}
+
+/// A piece of LaTeX (a BibTeX field, a heading) as plain text.
+pub fn to_text(source: &str) -> String {
     Reader::new(Files::default()).fragment(source)
 }
 
