@@ -1,6 +1,6 @@
 //! The loop through the binary: killed anywhere it ends with the same rows, guards stop it, bad input is said.
 //!
-//! `CYCLE_KILLS=30 cargo test --test loops` kills more often; `CYCLE_KILL_SEED=N` repeats the moments of a run.
+//! `CYCLE_KILLS=10 cargo test --test loops` kills more often; `CYCLE_KILL_SEED=N` repeats the moments of a run.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -90,7 +90,7 @@ fn a_loop_that_is_killed_again_and_again_ends_with_the_rows_of_one_that_never_st
 
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let mut state = number("CYCLE_KILL_SEED").unwrap_or_else(now);
-    let kills = number("CYCLE_KILLS").unwrap_or(10);
+    let kills = number("CYCLE_KILLS").unwrap_or(3);
     let say = format!("loop: {kills} kills, CYCLE_KILL_SEED={state}\n");
     let _ = std::io::Write::write_all(&mut std::io::stderr(), say.as_bytes());
     let mut random = || {

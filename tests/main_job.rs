@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use support::{Home, has_builtin, sample, text, with};
@@ -127,4 +128,39 @@ fn no_socket_is_opened_unasked() {
     if has_builtin(&home) {
         run("review.trace", &with(&["review", &sample()]));
     }
+}
+
+#[test]
+fn the_adapters_that_ship_change_what_smollm2_thinks_likely_and_are_put_beside_the_models_once() {
+    let home = Home::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    if !model.is_file() {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: SmolLM2 is not in ./models\n");
+        return;
+    }
+    fs::create_dir_all(home.path("home/models")).unwrap();
+    let inside = home.path("home/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(model.canonicalize().unwrap(), &inside).unwrap();
+    #[cfg(not(unix))]
+    fs::copy(&model, &inside).unwrap();
+    let perplexity = |reference: &str, text: &str| -> f64 {
+        let output =
+            home.run(&["logprobs", "--model", reference, "--raw", "--prompt", text, "--format", "json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        value["outputs"][0]["perplexity"].as_f64().unwrap()
+    };
+    let base = inside.display().to_string();
+    let review = "### Strengths\n\n- The paper is well written.\n\n### Weaknesses\n\n- The novelty is limited.\n\n### Rating\n\n4: \
+                  marginally below the acceptance threshold";
+    assert!(perplexity("small:reviewer", review) < 0.8 * perplexity(&base, review));
+    if home.run(&["models", "verify", "small:researcher"]).status.code() == Some(0) {
+        let draft = "## Main Idea\n\nWe propose a method.\n\n```latex\n\\title{A Method}\n\n\\begin{abstract}\nWe propose";
+        assert!(perplexity("small:researcher", draft) < perplexity(&base, draft));
+    }
+    let placed = fs::read_dir(home.path("home/models")).unwrap().count();
+    assert!(placed >= 2, "the adapter lies beside the model");
+    perplexity("small:reviewer", "a text");
+    assert_eq!(fs::read_dir(home.path("home/models")).unwrap().count(), placed);
 }

@@ -102,6 +102,7 @@ fn formats(names: &'static [&'static str]) -> impl TypedValueParser<Value = Form
     PossibleValuesParser::new(names).map(|name| match name.as_str() {
         "json" => Format::Json,
         "md" => Format::Md,
+        "html" => Format::Html,
         _ => Format::Text,
     })
 }

@@ -22,7 +22,9 @@ impl ModelJudge {
     /// # Errors
     /// If it is none.
     pub fn open(source: &ModelSource, reads: Reads, accept_at: Option<f64>) -> Result<Self, ImproveError> {
-        Ok(Self { model: RewardModel::open(source)?, reads, accept_at })
+        let model = RewardModel::open(source)
+            .map_err(|e| ImproveError::Config(format!("the judge cannot be used: {e}")))?;
+        Ok(Self { model, reads, accept_at })
     }
 }
 
