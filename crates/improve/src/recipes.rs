@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn a_mistyped_key_is_refused_and_the_nearest_one_offered() {
-        let text = ALL[0].text.replace("per_prompt", "per_promt");
+        let text = ALL[0].text.replace("\nper_prompt", "\nper_promt");
         let error = LoopConfig::parse(&text, &[]).unwrap_err().to_string();
         assert!(error.contains("did you mean per_prompt"), "{error}");
         let same = ALL[0].text.replace("\"method\"", "\"we\"");
