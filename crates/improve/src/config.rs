@@ -54,6 +54,8 @@ pub struct Prompts {
     pub held_out: String,
     /// Prompts of one iteration; all of them if absent. Iterations take turns.
     pub per_iteration: Option<usize>,
+    /// The first so many held-out prompts alone; all of them if absent.
+    pub held_out_limit: Option<usize>,
     /// Files of titles that no prompt may have, one a line, or `.jsonl` and `.csv` with a column `title`. The titles of
     /// the public test set are refused in any case.
     #[serde(default)]

@@ -64,7 +64,8 @@ impl PromptSets {
         }
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
         let train = read(&config.train, &avoid, &mut seen)?;
-        let held_out = read(&config.held_out, &avoid, &mut seen)?;
+        let mut held_out = read(&config.held_out, &avoid, &mut seen)?;
+        held_out.truncate(config.held_out_limit.unwrap_or(usize::MAX).max(1));
         Ok(Self { train, held_out })
     }
 }
@@ -188,6 +189,7 @@ mod tests {
             train: write("a.jsonl", train).display().to_string(),
             held_out: write("b.jsonl", held_out).display().to_string(),
             per_iteration: None,
+            held_out_limit: None,
             avoid: vec![write("avoid.csv", avoid)],
         })
     }
@@ -218,6 +220,7 @@ mod tests {
             train: "builtin:topics".into(),
             held_out: "builtin:topics-held-out".into(),
             per_iteration: None,
+            held_out_limit: None,
             avoid: Vec::new(),
         };
         let sets = PromptSets::read(&config).unwrap();
