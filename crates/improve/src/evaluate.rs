@@ -85,14 +85,13 @@ pub fn figures(
         interval(&differences, confidence)
     };
     let base = start.map(|s| (s, s.counted(1)));
-    let single = |held: &HeldOut, scores: &BTreeMap<String, Scored>, ids: &[&str]| {
+    let single = |scores: &BTreeMap<String, Scored>, ids: &[&str]| {
         let all: Vec<f64> = ids.iter().filter_map(|id| scores.get(*id)?.mean).collect();
-        let _ = held;
         deviation(&all)
     };
     let (judge_sd, second_sd) = match &base {
-        Some((s, ids)) => (single(s, &s.first, ids), single(s, &s.second, ids)),
-        None => (single(now, &now.first, &counted), single(now, &now.second, &counted)),
+        Some((s, ids)) => (single(&s.first, ids), single(&s.second, ids)),
+        None => (single(&now.first, &counted), single(&now.second, &counted)),
     };
     let texts: Vec<Vec<String>> =
         counted.iter().filter_map(|id| now.samples.get(*id)?.text.as_deref()).map(words).collect();

@@ -167,9 +167,9 @@ pub fn rendered(text: &str, reads: Reads) -> Option<String> {
 /// If there is none of that name, or the disk is full.
 pub(crate) fn shipped(name: &str, place: &Path) -> Result<ModelSource, ImproveError> {
     let Some(files) = builtin::judge(name) else {
-        let names = builtin::JUDGES.join(", builtin:");
+        let what = if builtin::JUDGES.contains(&name) { "does not ship yet" } else { "is no judge" };
         return Err(ImproveError::Config(format!(
-            "there is no judge builtin:{name}; there are builtin:{names}"
+            "builtin:{name} {what}; give a reward model of `cycle train reward`: --set judge.model=DIR --set second_judge.model=DIR"
         )));
     };
     let folder = place.join(name);

@@ -1,13 +1,6 @@
 //! The loops that ship, as they stand in `recipes/`: to be used by name, or copied and changed.
 
-/// A loop that ships.
-#[derive(Debug, Clone, Copy)]
-pub struct Shipped {
-    /// What `--recipe` takes.
-    pub name: &'static str,
-    /// The TOML, comments and all.
-    pub text: &'static str,
-}
+pub use training::recipes::Shipped;
 
 /// Every loop, the smallest first.
 pub const ALL: [Shipped; 4] = [

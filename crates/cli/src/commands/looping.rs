@@ -54,20 +54,18 @@ pub fn run(context: &Context, command: &LoopCommand) -> Result<Outcome, Failure>
 
 /// The built-in loops in a line each, or the text of one.
 fn list(name: Option<&str>, format: Format) -> Result<Outcome, Failure> {
-    let summary =
-        |text: &str| text.lines().next().unwrap_or_default().trim_start_matches(['#', ' ']).to_string();
     let text = match (name, format) {
         (Some(name), Format::Json) => {
             json!({"schema": "cycle.loop_recipe/1", "name": name, "text": named(name)?.text}).to_string()
         }
         (Some(name), _) => named(name)?.text.to_string(),
         (None, Format::Json) => {
-            let all = recipes::ALL.map(|r| json!({"name": r.name, "summary": summary(r.text)}));
+            let all = recipes::ALL.map(|r| json!({"name": r.name, "summary": r.summary()}));
             json!({"schema": "cycle.loop_recipes/1", "recipes": all}).to_string()
         }
         (None, _) => {
             let rows: Vec<Vec<String>> =
-                recipes::ALL.iter().map(|r| vec![r.name.into(), summary(r.text)]).collect();
+                recipes::ALL.iter().map(|r| vec![r.name.into(), r.summary().into()]).collect();
             columns(&["loop", "what it does"], &rows)
         }
     };
@@ -250,12 +248,11 @@ fn occupied(out: &Path) -> bool {
 struct Terminal {
     reporter: Reporter,
     loudness: Loudness,
-    total: std::sync::atomic::AtomicUsize,
 }
 
 impl Terminal {
     fn new(loudness: Loudness) -> Self {
-        Self { reporter: Reporter::new("loop", loudness), loudness, total: Default::default() }
+        Self { reporter: Reporter::new("loop", loudness), loudness }
     }
 
     fn done(&self) {
@@ -283,7 +280,6 @@ impl lm::Progress for Terminal {
 
 impl Observer for Terminal {
     fn phase(&self, iteration: usize, what: &str, total: usize) {
-        self.total.store(total, std::sync::atomic::Ordering::Relaxed);
         let place = if iteration == 0 { "start".to_string() } else { format!("iteration {iteration}") };
         self.reporter.relabel(&format!("{place}, {what}"));
         self.say(&format!("{place}: {what} ({total})"));
