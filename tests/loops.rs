@@ -209,3 +209,60 @@ fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
     );
     home.fails(&["loop", "run", "--recipe", "mirco"], 2, "did you mean micro");
 }
+
+/// A server that writes a paper out of its seed, and answers nothing while `away` says so of a request's number.
+fn sampler(away: fn(usize) -> bool) -> String {
+    use axum::response::IntoResponse;
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let answer = move |body: axum::Json<Value>| {
+                let n = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                async move {
+                    if away(n) {
+                        return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+                    }
+                    let seed = body["seed"].as_u64().unwrap();
+                    let text = format!(
+                        "## Motivation\n\nPaper {seed} of {}",
+                        "the best ".repeat(1 + seed as usize % 7)
+                    );
+                    let message = serde_json::json!({"role": "assistant", "content": text});
+                    let choice = serde_json::json!({"index": 0, "message": message, "finish_reason": "stop"});
+                    axum::Json(serde_json::json!({"choices": [choice]})).into_response()
+                }
+            };
+            let app = axum::Router::new().route("/v1/chat/completions", axum::routing::post(answer));
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            send.send(listener.local_addr().unwrap()).unwrap();
+            axum::serve(listener, app).await.unwrap();
+        });
+    });
+    format!("http://{}/v1", receive.recv().unwrap())
+}
+
+#[test]
+fn a_server_that_samples_may_go_away_for_a_while_and_nothing_is_lost() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    prompts(&home);
+    let hashes = [(|_| false) as fn(usize) -> bool, |n| (3..14).contains(&n)].map(|away| {
+        let reference = format!("{}#{{policy}}", sampler(away));
+        // Its address is part of a configuration, and so is the patience.
+        let config = TINY.replace("[judge]", &format!("server = {reference:?}\npatience = 120\n[judge]"));
+        home.write("loop.toml", config);
+        let out = if away(3) { "patient" } else { "steady" };
+        let run = home.run(&["loop", "run", "--config", "loop.toml", "--out", out]);
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert_eq!(run.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains("asking again"), away(3), "{said}");
+        let iterations = status(&home, out)["iterations"].clone();
+        assert!(iterations[1]["decision"]["evaluation"]["kl"].is_null(), "a server's policy is not here");
+        iterations[2]["trained"]["rows_sha256"].as_str().unwrap().to_string()
+    });
+    assert_eq!(hashes[0], hashes[1], "the same pairs");
+}

@@ -26,8 +26,9 @@ pub fn shipped(name: &str) -> Option<Shipped> {
     Some(Shipped { name, weights, card })
 }
 
-/// Score models that ship, by name: `judge-a` and `judge-b` share neither weights nor papers.
-pub const JUDGES: [&str; 2] = ["judge-a", "judge-b"];
+/// Score models that ship, by name. `judge-a` and `judge-b` share neither weights nor papers; `judge-g` compares (GPM), from
+/// the papers of `judge-a`.
+pub const JUDGES: [&str; 3] = ["judge-a", "judge-b", "judge-g"];
 
 /// The files of a score model's folder, by name; `None` in a build without it.
 pub fn judge(name: &str) -> Option<&'static [(&'static str, &'static [u8])]> {

@@ -468,9 +468,9 @@ pub struct BenchArgs {
     /// Which one; `list` names them all
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// Independent repetitions
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
-    pub seeds: u64,
+    /// Independent repetitions [default: 5; loop-methods: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub seeds: Option<u64>,
     /// Less of everything, in seconds: shows that it runs, its figures are no result
     #[arg(long)]
     pub small: bool,

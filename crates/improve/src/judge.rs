@@ -43,6 +43,9 @@ pub enum JudgeConfig {
         /// What it reads.
         #[serde(default)]
         reads: Reads,
+        /// What its scores are in, for people.
+        #[serde(default)]
+        units: Option<String>,
         /// Papers from this score on count as accepted.
         #[serde(default)]
         accept_at: Option<f64>,

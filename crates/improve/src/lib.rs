@@ -23,7 +23,8 @@ pub mod reward;
 pub mod rows;
 mod run;
 pub mod stats;
+pub mod study;
 
 pub use config::LoopConfig;
 pub use error::ImproveError;
-pub use run::{Ending, Loop, Observer, OpenModel};
+pub use run::{Ending, Loop, Observer, OpenModel, open_judge};

@@ -56,6 +56,9 @@ fn share(writing: usize, part: f64, most: usize) -> usize {
     ((writing as f64 * part) as usize).clamp(24, most)
 }
 
+/// Tokens of a title: with a small vocabulary a long one of a real paper takes forty.
+const TITLE: usize = 48;
+
 /// Motivation, main idea, title and the abstract's text. They take a third of a first half, and twice as much of an
 /// opening, which has nothing else but the set-up.
 fn head_parts(writing: usize) -> Vec<Part> {
@@ -65,7 +68,7 @@ fn head_parts(writing: usize) -> Vec<Part> {
         literal("\n\n## Main Idea\n\n"),
         free("idea", &["\n#", "\n\n"], 12, share(writing, 0.08, 160)),
         literal("\n\n```latex\n\\title{"),
-        free("title", &["}", "\n", "{", "\\"], 3, 28),
+        free("title", &["}", "\n", "{", "\\"], 3, TITLE),
         literal("}\n\n\\begin{abstract}\n"),
         free("abstract", &["\\end", "\n\n", "\\section"], 30, share(writing, 0.16, 260)),
     ]

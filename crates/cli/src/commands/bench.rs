@@ -1,4 +1,4 @@
-//! `cycle bench`: the claims this program builds on, as experiments of minutes.
+//! `cycle bench`: the claims this program builds on, as experiments of minutes, and studies of whole loops.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 use training::miniatures::{ALL, Miniature, Options};
 
 use crate::args::{BenchArgs, Format};
-use crate::commands::Outcome;
+use crate::commands::{Outcome, study};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::output::{columns, emit};
@@ -20,10 +20,13 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<Outcome, Failure> {
     if args.name == "list" {
         return list(args.format);
     }
+    if let Some(shipped) = improve::study::ALL.iter().find(|s| s.name == args.name) {
+        return study::run(context, args, &shipped.study()?);
+    }
     let found = ALL.iter().find(|m| m.name == args.name).ok_or_else(|| unknown(&args.name))?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("cycle-bench").join(found.name));
     let mut options = Options::new(&out);
-    options.seeds = args.seeds as usize;
+    options.seeds = args.seeds.unwrap_or(5) as usize;
     options.small = args.small;
     let loudness = context.loudness;
     let report = found.run(&options, &|line: &str| {
@@ -45,22 +48,30 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<Outcome, Failure> {
 }
 
 fn list(format: Format) -> Result<Outcome, Failure> {
+    let miniature = |m: &Miniature| [m.name, m.shows, m.source].map(String::from);
+    let mut rows: Vec<[String; 3]> = ALL.iter().map(miniature).collect();
+    for shipped in improve::study::ALL {
+        rows.push([shipped.name.into(), shipped.study()?.question, "arXiv 2411.00816, section 3".into()]);
+    }
     if let Format::Json = format {
-        let all: Vec<_> =
-            ALL.iter().map(|m| json!({"name": m.name, "shows": m.shows, "source": m.source})).collect();
+        let all: Vec<_> = rows
+            .iter()
+            .map(|[name, shows, source]| json!({"name": name, "shows": shows, "source": source}))
+            .collect();
         emit(&json!(all).to_string(), None)?;
         return Ok(Outcome::Done);
     }
-    let row = |m: &Miniature| vec![m.name.to_string(), m.shows.to_string(), m.source.to_string()];
-    emit(&columns(&["NAME", "SHOWS", "SOURCE"], &ALL.iter().map(row).collect::<Vec<_>>()), None)?;
+    emit(&columns(&["NAME", "SHOWS", "SOURCE"], &rows.into_iter().map(Vec::from).collect::<Vec<_>>()), None)?;
     Ok(Outcome::Done)
 }
 
 fn unknown(name: &str) -> Failure {
-    let near = ALL.iter().map(|m| (strsim::damerau_levenshtein(name, m.name), m.name)).min();
+    let studies = improve::study::ALL.map(|s| s.name);
+    let names: Vec<&str> = ALL.iter().map(|m| m.name).chain(studies).collect();
+    let near = names.iter().map(|n| (strsim::damerau_levenshtein(name, n), *n)).min();
     let advice = match near {
         Some((distance, near)) if distance <= 3 => format!("did you mean {near}?"),
-        _ => format!("there are {}", ALL.map(|m| m.name).join(", ")),
+        _ => format!("there are {}", names.join(", ")),
     };
     Failure::new(Code::Usage, format!("no experiment is called {name:?}")).advise(advice)
 }

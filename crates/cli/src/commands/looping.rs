@@ -103,9 +103,9 @@ fn chosen(which: &WhichLoop) -> Result<LoopConfig, Failure> {
 }
 
 /// The rows of a loop in the store.
-struct Rows {
-    store: Store,
-    run: String,
+pub(super) struct Rows {
+    pub(super) store: Store,
+    pub(super) run: String,
 }
 
 impl Ledger for Rows {
@@ -119,7 +119,7 @@ impl Ledger for Rows {
     }
 }
 
-fn config_text(config: &LoopConfig) -> Result<String, Failure> {
+pub(super) fn config_text(config: &LoopConfig) -> Result<String, Failure> {
     serde_json::to_string(config).map_err(|e| Failure::new(Code::Model, e))
 }
 
@@ -186,6 +186,27 @@ fn go(context: &Context, args: &LoopArgs, resume: bool) -> Result<Outcome, Failu
         return Err(Failure::new(Code::Usage, format!("{} holds another loop", config.out.display()))
             .advise("give another --out"));
     }
+    let (ending, ledger) = carry_out(context, &config, store)?;
+    let report = reported(&config, &ledger)?;
+    let path = config.out.join("report.html");
+    emit(&page(&report), Some(&path))?;
+    context.note(&format!("the report: {}", path.display()));
+    if let Ending::Stopped { iteration, .. } = &ending {
+        context.note(&format!(
+            "iteration {iteration} was rolled back and the loop stopped: the policy before it is in force (policy.json)"
+        ));
+    }
+    show(&report, args.format)
+}
+
+/// Runs a loop to its end, or goes on with it, and keeps the run's row in the store true.
+pub(super) fn carry_out(
+    context: &Context,
+    config: &LoopConfig,
+    store: Store,
+) -> Result<(Ending, Rows), Failure> {
+    let text = config_text(config)?;
+    let run = Store::run_id("loop", &text);
     let mut ledger = Rows { store, run: run.clone() };
     let observer = Terminal::new(context.loudness);
     let open = |reference: &str| -> Result<Box<dyn LanguageModel>, LmError> {
@@ -225,17 +246,7 @@ fn go(context: &Context, args: &LoopArgs, resume: bool) -> Result<Outcome, Failu
                 Some("what was finished is stored; `cycle loop resume` with the same options goes on".into());
         }
     }
-    let ending = ended?;
-    let report = reported(&config, &ledger)?;
-    let path = config.out.join("report.html");
-    emit(&page(&report), Some(&path))?;
-    context.note(&format!("the report: {}", path.display()));
-    if let Ending::Stopped { iteration, .. } = &ending {
-        context.note(&format!(
-            "iteration {iteration} was rolled back and the loop stopped: the policy before it is in force (policy.json)"
-        ));
-    }
-    show(&report, args.format)
+    Ok((ended?, ledger))
 }
 
 /// Whether a folder holds iterations of some loop.

@@ -13,6 +13,7 @@ pub mod read;
 pub mod research;
 pub mod review;
 pub mod stored;
+pub mod study;
 pub mod train;
 
 /// How a command ended when it ended well.

@@ -13,6 +13,7 @@ use crate::rows::{Cost, Scored};
 pub struct ModelJudge {
     model: RewardModel,
     reads: Reads,
+    units: Option<String>,
     accept_at: Option<f64>,
 }
 
@@ -21,10 +22,15 @@ impl ModelJudge {
     ///
     /// # Errors
     /// If it is none.
-    pub fn open(source: &ModelSource, reads: Reads, accept_at: Option<f64>) -> Result<Self, ImproveError> {
+    pub fn open(
+        source: &ModelSource,
+        reads: Reads,
+        units: Option<String>,
+        accept_at: Option<f64>,
+    ) -> Result<Self, ImproveError> {
         let model = RewardModel::open(source)
             .map_err(|e| ImproveError::Config(format!("the judge cannot be used: {e}")))?;
-        Ok(Self { model, reads, accept_at })
+        Ok(Self { model, reads, units, accept_at })
     }
 }
 
@@ -34,6 +40,9 @@ impl Judge for ModelJudge {
     }
 
     fn units(&self) -> String {
+        if let Some(units) = &self.units {
+            return units.clone();
+        }
         match self.model.objective().name {
             training::RewardName::Regression => "the score model's units",
             training::RewardName::Bt => "log-odds",

@@ -13,9 +13,9 @@ use crate::rows::{Evaluation, Interval};
 struct Row {
     name: String,
     first: String,
-    first_gain: String,
+    first_gain: (String, String),
     second: String,
-    second_gain: String,
+    second_gain: (String, String),
     valid: String,
     accepted: String,
     tokens: String,
@@ -114,6 +114,13 @@ fn gain(interval: &Option<Interval>) -> String {
         Some(i) => format!("{:+.3}", i.mean),
         None => NONE.into(),
     }
+}
+
+/// A gain and its interval, apart.
+fn apart(interval: &Option<Interval>) -> (String, String) {
+    let whole = gain(interval);
+    let (mean, range) = whole.split_once(' ').unwrap_or((&whole, ""));
+    (mean.into(), range.into())
 }
 
 fn word(name: TermName) -> String {
@@ -227,9 +234,9 @@ fn row(iteration: usize, e: &Evaluation, kept: bool) -> Row {
     Row {
         name: name(iteration),
         first: number(e.judge.map(|j| j.mean), 3),
-        first_gain: gain(&e.judge_gain),
+        first_gain: apart(&e.judge_gain),
         second: number(e.second.map(|j| j.mean), 3),
-        second_gain: gain(&e.second_gain),
+        second_gain: apart(&e.second_gain),
         valid: percent(e.validity),
         accepted: e.acceptance.map_or(NONE.into(), percent),
         tokens: format!("{:.0}", e.tokens),
@@ -342,7 +349,7 @@ fn learned(report: &Report, terms: &BTreeSet<TermName>) -> Vec<Learned> {
                 replayed: count(&|c| c.replayed),
                 ratio: number(counts.and_then(|c| c.length_ratio), 2),
                 loss: number(i.trained.as_ref().and_then(|t| t.metrics["loss"].as_f64()), 3),
-                left: if left.is_empty() { NONE.into() } else { left.join(", ") },
+                left: left.join(", "),
             }
         })
         .collect()

@@ -19,8 +19,11 @@ const QUESTION: &str = include_str!("../../../../prompts/judge/score.md");
 /// Papers of each year that are held out, beside the last of the structured reviews.
 const HELD_OUT_SHARE: u8 = 12; // of 256
 
-/// Writes `a.train.jsonl` and `b.train.jsonl`, which share no title, and `eval.jsonl`. Scores are mean human ratings in
-/// standard deviations of their year.
+/// Ratings of a pair that is worth learning from differ by this much, in standard deviations of their years.
+const CLEAR: f64 = 0.5;
+
+/// Writes `a.train.jsonl` and `b.train.jsonl`, which share no title, and `eval.jsonl`; scores are mean human ratings in
+/// standard deviations of their year. `a.pairs.jsonl` and `eval.pairs.jsonl` are pairs of the same papers.
 pub fn prepare(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(to)?;
     let mut papers = Vec::new();
@@ -76,11 +79,35 @@ pub fn prepare(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
         b.len(),
         eval.len()
     );
+    rows::write(&to.join("a.pairs.jsonl"), &pairs(&a, 2))?;
+    rows::write(&to.join("eval.pairs.jsonl"), &pairs(&eval, 1))?;
     rows::write(&to.join("a.train.jsonl"), &rows::shuffle(a))?;
     rows::write(&to.join("b.train.jsonl"), &rows::shuffle(b))?;
     rows::write(&to.join("eval.jsonl"), &eval)?;
     rows::write(&to.join("few.jsonl"), &rows::shuffle(eval).into_iter().take(200).collect::<Vec<_>>())?;
     Ok(())
+}
+
+/// Each paper in `rounds` pairs, the better rated one chosen; pairs that are rated alike are left out.
+fn pairs(rows: &[Value], rounds: u64) -> Vec<Value> {
+    let rating = |row: &Value| row["score"].as_f64().unwrap_or_default();
+    let mut made = Vec::new();
+    for round in 0..rounds {
+        let order = training::order(rows.len(), true, round, 0);
+        for two in order.chunks_exact(2) {
+            let (x, y) = (&rows[two[0]], &rows[two[1]]);
+            if (rating(x) - rating(y)).abs() < CLEAR {
+                continue;
+            }
+            let (chosen, rejected) = if rating(x) > rating(y) { (x, y) } else { (y, x) };
+            made.push(json!({
+                "prompt": QUESTION,
+                "chosen": chosen["completion"],
+                "rejected": rejected["completion"],
+            }));
+        }
+    }
+    made
 }
 
 /// A decoder with random weights and the tokenizer of `vocabulary`: N(0, 1/inputs), embeddings N(0, 0.1²).

@@ -1,0 +1,153 @@
+//! `cycle bench loop-…`: several loops in one table. Stopped anywhere, the same command does the rest; two of them at
+//! once share the work, because a loop that another process runs is passed over.
+
+use std::path::PathBuf;
+
+use improve::judge::{Judge, JudgeConfig};
+use improve::rows::Interval;
+use improve::study::{Planned, Run, Study, Summary, Table, inherit, outcome};
+use improve::{LoopConfig, open_judge, recipes};
+use store::Store;
+
+use crate::args::{BenchArgs, Format};
+use crate::commands::Outcome;
+use crate::commands::looping::{Rows, carry_out, config_text};
+use crate::context::Context;
+use crate::failure::{Code, Failure};
+use crate::output::{columns, emit};
+
+/// Runs the loops that did not end yet, and prints the table.
+///
+/// # Errors
+/// If a loop fails, or is interrupted.
+pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome, Failure> {
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("cycle-bench").join(&args.name));
+    let loops = study.loops(&out, args.seeds.unwrap_or(study.seeds), args.small)?;
+    let judge = common_judge(context, study, args.small, &out)?;
+    let (mut runs, mut missing) = (Vec::new(), 0);
+    for (done, planned) in loops.iter().enumerate() {
+        let variant = &study.variants[planned.variant];
+        let config = &planned.config;
+        let again = judge.as_ref().filter(|(own, _)| *own != config.judge).map(|(_, j)| j.as_ref());
+        let found = || -> Result<Option<Run>, Failure> {
+            Ok(outcome(&variant.name, config, &rows(context, config)?, again)?)
+        };
+        if let Some(run) = found()? {
+            runs.push(run);
+            continue;
+        }
+        context.note(&format!("{}, seed {} ({} of {})", variant.label, config.seed, done + 1, loops.len()));
+        let mut ledger = rows(context, config)?;
+        begin(context, &mut ledger, planned, &loops)?;
+        match carry_out(context, config, ledger.store) {
+            Ok(_) => runs.extend(found()?),
+            Err(failure) if failure.code == Code::Resources && failure.what.contains("another process") => {
+                context.note(&failure.what);
+                missing += 1;
+            }
+            Err(failure) if failure.code == Code::Interrupted => {
+                return Err(Failure::new(
+                    Code::Interrupted,
+                    "interrupted; the same command goes on from there",
+                ));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    let table = Table::of(study, runs, missing);
+    let text = serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?;
+    std::fs::create_dir_all(&out).map_err(|e| Failure::io(&out, &e))?;
+    emit(&text, Some(&out.join("study.json")))?;
+    match args.format {
+        Format::Json => emit(&text, None)?,
+        _ => emit(&shown(&table), None)?,
+    }
+    Ok(if table.holds() { Outcome::Done } else { Outcome::Look })
+}
+
+/// The study's own judge, which every variant is measured by.
+fn common_judge(
+    context: &Context,
+    study: &Study,
+    small: bool,
+    out: &std::path::Path,
+) -> Result<Option<(JudgeConfig, Box<dyn Judge>)>, Failure> {
+    if small {
+        return Ok(None);
+    }
+    let recipe = recipes::named(&study.recipe).map_err(|near| Failure::new(Code::Usage, near))?;
+    let config = LoopConfig::parse(recipe.text, &[])?.judge;
+    let open = |reference: &str| {
+        let reference = reference.parse()?;
+        context.open(&reference).map_err(|f| lm::LmError::Model(f.what))
+    };
+    let judge = open_judge(&config, &out.join("judge"), &context.open_options()?, &open)?;
+    Ok(Some((config, judge)))
+}
+
+fn rows(context: &Context, config: &LoopConfig) -> Result<Rows, Failure> {
+    Ok(Rows { store: context.store()?, run: Store::run_id("loop", &config_text(config)?) })
+}
+
+/// Takes over what another variant of this seed drew before it was trained.
+fn begin(context: &Context, ledger: &mut Rows, planned: &Planned, loops: &[Planned]) -> Result<(), Failure> {
+    // The rows hang on the run's own.
+    ledger.store.start_run("loop", &config_text(&planned.config)?, false)?;
+    let siblings = loops.iter().filter(|l| l.config.seed == planned.config.seed && *l != planned);
+    for sibling in siblings {
+        let from = rows(context, &sibling.config)?;
+        inherit(&planned.config, ledger, &sibling.config, &from)?;
+    }
+    Ok(())
+}
+
+fn shown(table: &Table) -> String {
+    let show = |i: &Option<Interval>| match i {
+        Some(Interval { mean, low: Some(low), high: Some(high), .. }) => {
+            format!("{mean:+.3} [{low:+.3}, {high:+.3}]")
+        }
+        Some(i) => format!("{:+.3}", i.mean),
+        None => "–".into(),
+    };
+    let plain = |i: &Option<Interval>| i.map_or("–".into(), |i| format!("{:.2}", i.mean));
+    let row = |v: &Summary| {
+        vec![
+            v.label.clone(),
+            v.seeds.to_string(),
+            v.stopped.to_string(),
+            show(&v.judge_gain),
+            show(&v.second_gain),
+            show(&v.validity_gain),
+            plain(&v.length_ratio),
+            plain(&v.distinct_ratio),
+            show(&v.self_bleu_gain),
+            plain(&v.kl),
+            format!("{:.0}", v.drawn),
+            format!("{:.0}", v.seconds),
+        ]
+    };
+    let head = [
+        "METHOD",
+        "SEEDS",
+        "STOPPED",
+        "JUDGE",
+        "SECOND JUDGE",
+        "VALID",
+        "LENGTH ×",
+        "DISTINCT ×",
+        "SELF-BLEU",
+        "KL",
+        "PAPERS",
+        "SECONDS",
+    ];
+    let rows: Vec<Vec<String>> = table.variants.iter().map(row).collect();
+    let missing = match table.missing {
+        0 => String::new(),
+        n => format!("{n} loops are another process's, or did not end: the same command does the rest\n"),
+    };
+    format!(
+        "{}\n{}changes against the start on held-out prompts; means over seeds with 95 % intervals (Student's t)\n{missing}",
+        table.question,
+        columns(&head, &rows),
+    )
+}

@@ -1,0 +1,188 @@
+//! Papers of a policy.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use lm::{Completion, LanguageModel, LmError, Output, Part, Request, Sampling};
+use research::{Brief, Researcher, Results};
+use serde_json::{Value, json};
+
+use super::{Loop, derive};
+use crate::error::ImproveError;
+use crate::ledger::{self, Kind, id};
+use crate::policy::{Policy, ask};
+use crate::prompts::Prompt;
+use crate::rows::{Cost, Sample};
+
+/// A batch of samples.
+struct Drawn {
+    rows: Vec<(String, Sample)>,
+    /// By prompt.
+    asked: Vec<(String, Value)>,
+    cost: Cost,
+}
+
+impl Loop<'_> {
+    /// Draws `count` papers for each prompt that has none yet, a batch of prompts at a time.
+    pub(super) fn sample(
+        &mut self,
+        iteration: usize,
+        kind: Kind,
+        prompts: &[Prompt],
+        count: usize,
+        policy: &Policy,
+    ) -> Result<(), ImproveError> {
+        if kind == Kind::HeldOut && iteration > 0 && *policy == self.start {
+            // The same policy, prompts and seeds: the same papers.
+            for kind in [Kind::Prompt, Kind::HeldOut] {
+                let rows: Vec<_> =
+                    self.ledger.rows(kind, 0).map_err(ImproveError::Ledger)?.into_iter().collect();
+                self.ledger.put(kind, iteration, &rows).map_err(ImproveError::Ledger)?;
+            }
+        }
+        let there = ledger::read::<Sample>(self.ledger, kind, iteration)?;
+        let done: BTreeSet<&str> = there.values().map(|s| s.prompt.as_str()).collect();
+        let missing: Vec<&Prompt> = prompts.iter().filter(|p| !done.contains(p.id.as_str())).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let what = if kind == Kind::HeldOut { "sampling held-out prompts" } else { "sampling" };
+        self.observer.phase(iteration, what, prompts.len());
+        let remote = match &self.config.sample.server {
+            None => None,
+            Some(template) => {
+                let reference = template.replace("{policy}", &policy.name);
+                Some(lm::open(&reference.parse()?, &self.options)?)
+            }
+        };
+        let mut finished = prompts.len() - missing.len();
+        for batch in missing.chunks(self.config.sample.batch) {
+            self.stop_if_asked()?;
+            self.observer.advance(finished);
+            let drawn = match &remote {
+                Some(model) => self.draw(iteration, kind, batch, count, model.as_ref(), policy)?,
+                None => {
+                    self.local(policy)?;
+                    let Some((_, model)) = &self.open else { continue };
+                    self.draw(iteration, kind, batch, count, model, policy)?
+                }
+            };
+            let Drawn { rows, asked, cost } = drawn;
+            ledger::put(self.ledger, Kind::Prompt, iteration, &asked)?;
+            ledger::put(self.ledger, kind, iteration, &rows)?;
+            self.spent(iteration, kind.name(), cost, &rows[0].0)?;
+            finished += batch.len();
+        }
+        self.observer.advance(finished);
+        Ok(())
+    }
+
+    fn draw(
+        &self,
+        iteration: usize,
+        kind: Kind,
+        prompts: &[&Prompt],
+        count: usize,
+        model: &dyn LanguageModel,
+        policy: &Policy,
+    ) -> Result<Drawn, ImproveError> {
+        let started = Instant::now();
+        let s = &self.config.sample;
+        let sampling = Sampling {
+            temperature: s.temperature,
+            top_p: s.top_p,
+            repetition_penalty: s.repetition_penalty,
+            ..Sampling::default()
+        };
+        let researcher = Researcher { model, progress: self.observer.progress() };
+        let info = model.info();
+        let hash = info.sha256.clone().unwrap_or_else(|| info.reference.clone());
+        // A policy that was opened from files is called by them.
+        let hash = if s.server.is_none() { policy.sha256.clone() } else { hash };
+        let (mut requests, mut keys, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+        for prompt in prompts {
+            for index in 0..count {
+                // Held-out papers are drawn with the same seeds in every iteration: what differs is the policy.
+                let place = if kind == Kind::HeldOut { 0 } else { iteration };
+                let seed =
+                    derive(self.config.seed, &format!("{}\n{place}\n{}\n{index}", kind.name(), prompt.id));
+                let brief = Brief {
+                    topic: prompt.topic.clone(),
+                    literature: prompt.literature.clone(),
+                    results: Results::Stop,
+                    sampling: sampling.clone(),
+                    seed,
+                    max_tokens: s.max_tokens,
+                };
+                let (request, _) = researcher.request(s.stage, &brief)?;
+                let key = id('s', &format!("{hash}\n{}\n{index}\n{seed}\n{}", prompt.id, kind.name()));
+                keys.push((key, prompt.id.clone(), index, seed));
+                if index == 0 {
+                    asked.push((prompt.id.clone(), json!(request.messages)));
+                }
+                requests.push(request);
+            }
+        }
+        let observer = self.observer;
+        let mut note = |text: &str| observer.note(text);
+        let answers = ask(model, &requests, observer.progress(), s.patience, &mut note)?;
+        let mut cost = Cost::default();
+        let mut rows = Vec::new();
+        for ((request, answer), (key, prompt, index, seed)) in requests.iter().zip(answers).zip(keys) {
+            let answer = match answer {
+                Err(LmError::Interrupted) => return Err(ImproveError::Interrupted),
+                Err(e @ (LmError::Remote(_) | LmError::Offline(_))) => return Err(e.into()),
+                other => other,
+            };
+            if let Ok(answer) = &answer {
+                cost.prompt_tokens += answer.usage.prompt_tokens;
+                cost.prompt_tokens_reused += answer.usage.prompt_tokens_reused;
+                cost.generated_tokens += answer.usage.generated_tokens;
+            }
+            rows.push((key, sample(request, answer, prompt, index, seed, &hash)));
+        }
+        cost.seconds = started.elapsed().as_secs_f64();
+        Ok(Drawn { rows, asked, cost })
+    }
+}
+
+fn sample(
+    request: &Request,
+    answer: Result<Completion, LmError>,
+    prompt: String,
+    index: usize,
+    seed: u64,
+    policy: &str,
+) -> Sample {
+    let parts = match &request.output {
+        Output::Script(script) => script.parts.iter().filter(|p| matches!(p, Part::Free { .. })).count(),
+        _ => 1,
+    };
+    let mut sample = Sample {
+        prompt,
+        index,
+        policy: policy.into(),
+        seed,
+        prompt_sha256: String::new(),
+        text: None,
+        failed: None,
+        unfinished: Vec::new(),
+        parts,
+        tokens: 0,
+    };
+    match answer {
+        Ok(answer) => {
+            let written = research::written(request, &answer);
+            sample.prompt_sha256 = answer.prompt_sha256;
+            sample.tokens = answer.usage.generated_tokens;
+            sample.unfinished = written.unfinished;
+            if written.text.trim().is_empty() {
+                sample.failed = Some("the model wrote nothing".into());
+            } else {
+                sample.text = Some(written.text);
+            }
+        }
+        Err(e) => sample.failed = Some(e.to_string()),
+    }
+    sample
+}

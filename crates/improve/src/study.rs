@@ -1,0 +1,409 @@
+//! Several loops in one table: seeds of one recipe, or methods beside each other.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{LoopConfig, Method};
+use crate::error::ImproveError;
+use crate::judge::Judge;
+use crate::ledger::{self, Kind, Ledger};
+use crate::recipes;
+use crate::rows::{Cost, Decision, Interval, Sample};
+use crate::stats::{interval, mean};
+
+/// A study as its file has it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// What it asks, in a line.
+    pub question: String,
+    /// The loop that the variants change.
+    pub recipe: String,
+    /// Repetitions: seeds 0, 1, ….
+    pub seeds: u64,
+    /// What is compared.
+    pub variants: Vec<Variant>,
+}
+
+/// A loop of a study.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// For folders.
+    pub name: String,
+    /// For people.
+    pub label: String,
+    /// Changes of the recipe.
+    #[serde(default)]
+    pub set: Vec<String>,
+}
+
+/// A study that ships.
+#[derive(Debug, Clone, Copy)]
+pub struct Shipped {
+    /// What is typed.
+    pub name: &'static str,
+    text: &'static str,
+}
+
+/// All of them.
+pub const ALL: [Shipped; 2] = [
+    Shipped { name: "loop-mini", text: include_str!("../studies/loop-mini.toml") },
+    Shipped { name: "loop-methods", text: include_str!("../studies/loop-methods.toml") },
+];
+
+impl Shipped {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn study(&self) -> Result<Study, ImproveError> {
+        toml::from_str(self.text).map_err(|e| ImproveError::Config(format!("{}: {e}", self.name)))
+    }
+}
+
+/// A loop to be run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// Index of its variant.
+    pub variant: usize,
+    /// Its configuration; the folder is `OUT/VARIANT-SEED`.
+    pub config: LoopConfig,
+}
+
+impl Study {
+    /// The loops, seed by seed. `small` puts the micro recipe in the place of the study's own.
+    ///
+    /// # Errors
+    /// If a variant makes no sense.
+    pub fn loops(&self, out: &Path, seeds: u64, small: bool) -> Result<Vec<Planned>, ImproveError> {
+        let recipe = if small { "micro" } else { &self.recipe };
+        let recipe = recipes::named(recipe)
+            .map_err(|near| ImproveError::Config(format!("no loop {recipe}, but {near}")))?;
+        let mut planned = Vec::new();
+        for seed in 0..seeds {
+            for (variant, v) in self.variants.iter().enumerate() {
+                let folder = out.join(format!("{}-{seed}", v.name));
+                let mut set = v.set.clone();
+                set.push(format!("seed={seed}"));
+                set.push(format!("out={}", toml::Value::String(folder.display().to_string())));
+                if small {
+                    // The micro loop's phrases: judges that compare are not for it.
+                    set.retain(|s| !s.starts_with("judge="));
+                }
+                let config = LoopConfig::parse(recipe.text, &set)
+                    .map_err(|e| ImproveError::Config(format!("{}: {e}", v.name)))?;
+                planned.push(Planned { variant, config });
+            }
+        }
+        Ok(planned)
+    }
+}
+
+/// Copies what `other` drew and scored before its first training, where `config` would draw and score the same: a
+/// study's variants begin with the same papers.
+///
+/// # Errors
+/// If rows cannot be read or written.
+pub fn inherit(
+    config: &LoopConfig,
+    ledger: &mut dyn Ledger,
+    other: &LoopConfig,
+    from: &dyn Ledger,
+) -> Result<(), ImproveError> {
+    let same = config.seed == other.seed
+        && config.model == other.model
+        && config.prompts == other.prompts
+        && config.sample == other.sample;
+    if !same {
+        return Ok(());
+    }
+    let mut kinds = vec![(0, Kind::Prompt), (0, Kind::HeldOut), (0, Kind::Check)];
+    if config.train.method != Method::None && other.train.method != Method::None {
+        kinds.extend([(1, Kind::Prompt), (1, Kind::Sample)]);
+    }
+    if config.judge == other.judge {
+        kinds.push((0, Kind::Score));
+    }
+    if config.second_judge == other.second_judge {
+        kinds.push((0, Kind::SecondScore));
+    }
+    for (iteration, kind) in kinds {
+        let mut rows = from.rows(kind, iteration).map_err(ImproveError::Ledger)?;
+        if (iteration, kind) == (1, Kind::Prompt) {
+            // Held-out prompts of the other's first evaluation stand there too.
+            let samples = ledger::read::<Sample>(from, Kind::Sample, 1)?;
+            rows.retain(|id, _| samples.values().any(|s| s.prompt == *id));
+        }
+        let rows: Vec<_> = rows.into_iter().collect();
+        ledger.put(kind, iteration, &rows).map_err(ImproveError::Ledger)?;
+        let costs: Vec<_> = from
+            .rows(Kind::Cost, iteration)
+            .map_err(ImproveError::Ledger)?
+            .into_iter()
+            .filter(|(id, _)| id.split(' ').next() == Some(kind.name()))
+            .collect();
+        ledger.put(Kind::Cost, iteration, &costs).map_err(ImproveError::Ledger)?;
+    }
+    Ok(())
+}
+
+/// What one loop came to: the figures of the policy in force at its end, beside those of its start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its variant's name.
+    pub variant: String,
+    /// Its seed.
+    pub seed: u64,
+    /// SHA-256 of its rows.
+    pub hash: String,
+    /// The iteration in which guards stopped it.
+    pub stopped: Option<usize>,
+    /// Change of the study's judge, held-out prompts' mean; 0 where the start is in force.
+    pub judge_gain: Option<f64>,
+    /// Change of the second judge.
+    pub second_gain: Option<f64>,
+    /// Change of the share of valid papers.
+    pub validity_gain: f64,
+    /// Mean tokens over those of the start.
+    pub length_ratio: f64,
+    /// Distinct bigrams over those of the start.
+    pub distinct_ratio: f64,
+    /// Change of self-BLEU.
+    pub self_bleu_gain: f64,
+    /// Nats per token.
+    pub kl: Option<f64>,
+    /// Papers drawn, those of held-out prompts at the start left out.
+    pub drawn: usize,
+    /// Of all its phases, those shared with other loops included.
+    pub seconds: f64,
+}
+
+/// Reads what a loop that ended came to; `None` if it did not end yet. `judge` scores the papers again where the loop's own
+/// judge is another one.
+///
+/// # Errors
+/// If rows cannot be read, or the judge fails.
+pub fn outcome(
+    variant: &str,
+    config: &LoopConfig,
+    ledger: &dyn Ledger,
+    judge: Option<&dyn Judge>,
+) -> Result<Option<Run>, ImproveError> {
+    let mut decisions = Vec::new();
+    for iteration in 0..=config.iterations {
+        let rows = ledger::read::<Decision>(ledger, Kind::Decision, iteration)?;
+        decisions.extend(rows.into_values().next());
+    }
+    let stopped = decisions.iter().position(|d| !d.accepted);
+    let Some(start) = decisions.first() else { return Ok(None) };
+    if stopped.is_none() && decisions.len() <= config.iterations {
+        return Ok(None);
+    }
+    let last = decisions.iter().rposition(|d| d.accepted).unwrap_or(0);
+    let (then, now) = (&start.evaluation, &decisions[last].evaluation);
+    let gain = |own: Option<Interval>| if last == 0 { Some(0.0) } else { own.map(|i| i.mean) };
+    let judge_gain = match judge {
+        Some(judge) if last > 0 => rescored(judge, ledger, last)?,
+        _ => gain(now.judge_gain),
+    };
+    let (mut drawn, mut seconds) = (0, 0.0);
+    for iteration in 0..=config.iterations {
+        drawn += ledger.rows(Kind::Sample, iteration).map_err(ImproveError::Ledger)?.len();
+        let costs = ledger::read::<Cost>(ledger, Kind::Cost, iteration)?;
+        seconds += costs.values().map(|c| c.seconds).sum::<f64>();
+    }
+    if config.train.method == Method::None {
+        drawn = ledger.rows(Kind::HeldOut, last).map_err(ImproveError::Ledger)?.len();
+    }
+    Ok(Some(Run {
+        variant: variant.into(),
+        seed: config.seed,
+        hash: ledger::hash(ledger, config.iterations)?,
+        stopped,
+        judge_gain,
+        second_gain: gain(now.second_gain),
+        validity_gain: now.validity - then.validity,
+        length_ratio: now.tokens / then.tokens,
+        distinct_ratio: now.distinct / then.distinct,
+        self_bleu_gain: now.self_bleu - then.self_bleu,
+        kl: now.kl,
+        drawn,
+        seconds,
+    }))
+}
+
+/// Mean change of a judge's scores of held-out papers, prompt by prompt.
+fn rescored(judge: &dyn Judge, ledger: &dyn Ledger, iteration: usize) -> Result<Option<f64>, ImproveError> {
+    let scores = |iteration: usize| -> Result<std::collections::BTreeMap<String, f64>, ImproveError> {
+        let samples = ledger::read::<Sample>(ledger, Kind::HeldOut, iteration)?;
+        let known: Vec<(&str, &str)> =
+            samples.values().filter_map(|s| Some((s.prompt.as_str(), s.text.as_deref()?))).collect();
+        let texts: Vec<&str> = known.iter().map(|k| k.1).collect();
+        let (scored, _) = judge.score(&texts, None, 0, &lm::Silent)?;
+        let mut by_prompt: std::collections::BTreeMap<String, Vec<f64>> = std::collections::BTreeMap::new();
+        for ((prompt, _), scored) in known.iter().zip(scored) {
+            by_prompt.entry((*prompt).into()).or_default().extend(scored.mean);
+        }
+        Ok(by_prompt.into_iter().filter_map(|(p, s)| Some((p, mean(&s)?))).collect())
+    };
+    let (then, now) = (scores(0)?, scores(iteration)?);
+    let changes: Vec<f64> = now.iter().filter_map(|(p, s)| Some(s - then.get(p)?)).collect();
+    Ok(mean(&changes))
+}
+
+/// A variant's runs together: means over seeds with their 95 % intervals (Student's t).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// For people.
+    pub label: String,
+    /// Runs that ended.
+    pub seeds: usize,
+    /// Of these stopped by guards.
+    pub stopped: usize,
+    /// See [`Run`].
+    pub judge_gain: Option<Interval>,
+    /// See [`Run`].
+    pub second_gain: Option<Interval>,
+    /// See [`Run`].
+    pub validity_gain: Option<Interval>,
+    /// See [`Run`].
+    pub length_ratio: Option<Interval>,
+    /// See [`Run`].
+    pub distinct_ratio: Option<Interval>,
+    /// See [`Run`].
+    pub self_bleu_gain: Option<Interval>,
+    /// See [`Run`].
+    pub kl: Option<Interval>,
+    /// Mean papers drawn.
+    pub drawn: f64,
+    /// Mean seconds.
+    pub seconds: f64,
+}
+
+/// A study's results: `cycle.loop_study/1`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// `cycle.loop_study/1`.
+    pub schema: String,
+    /// What was asked.
+    pub question: String,
+    /// By variant.
+    pub variants: Vec<Summary>,
+    /// All runs that ended.
+    pub runs: Vec<Run>,
+    /// Loops that did not end yet.
+    pub missing: usize,
+}
+
+impl Table {
+    /// From runs that ended.
+    pub fn of(study: &Study, runs: Vec<Run>, missing: usize) -> Self {
+        let variants = study
+            .variants
+            .iter()
+            .map(|v| {
+                let own: Vec<&Run> = runs.iter().filter(|r| r.variant == v.name).collect();
+                let over = |f: &dyn Fn(&Run) -> Option<f64>| {
+                    interval(&own.iter().filter_map(|r| f(r)).collect::<Vec<_>>(), 0.95)
+                };
+                let average = |f: &dyn Fn(&Run) -> f64| {
+                    mean(&own.iter().map(|r| f(r)).collect::<Vec<_>>()).unwrap_or_default()
+                };
+                Summary {
+                    label: v.label.clone(),
+                    seeds: own.len(),
+                    stopped: own.iter().filter(|r| r.stopped.is_some()).count(),
+                    judge_gain: over(&|r| r.judge_gain),
+                    second_gain: over(&|r| r.second_gain),
+                    validity_gain: over(&|r| Some(r.validity_gain)),
+                    length_ratio: over(&|r| Some(r.length_ratio)),
+                    distinct_ratio: over(&|r| Some(r.distinct_ratio)),
+                    self_bleu_gain: over(&|r| Some(r.self_bleu_gain)),
+                    kl: over(&|r| r.kl),
+                    drawn: average(&|r| r.drawn as f64),
+                    seconds: average(&|r| r.seconds),
+                }
+            })
+            .collect();
+        Self {
+            schema: "cycle.loop_study/1".into(),
+            question: study.question.clone(),
+            variants,
+            runs,
+            missing,
+        }
+    }
+
+    /// Whether every variant gains by both judges, its intervals above 0, and loses no validity in the mean.
+    pub fn holds(&self) -> bool {
+        let above = |i: &Option<Interval>| i.and_then(|i| i.low).is_some_and(|low| low > 0.0);
+        self.missing == 0
+            && self.variants.iter().all(|v| {
+                above(&v.judge_gain)
+                    && above(&v.second_gain)
+                    && v.validity_gain.is_some_and(|i| i.mean >= 0.0)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Memory;
+    use serde_json::json;
+
+    #[test]
+    fn every_study_that_ships_is_one_and_its_small_version_too() {
+        for shipped in ALL {
+            let study = shipped.study().unwrap();
+            let names: std::collections::BTreeSet<&str> =
+                study.variants.iter().map(|v| v.name.as_str()).collect();
+            assert_eq!(names.len(), study.variants.len());
+            for small in [false, true] {
+                let loops = study.loops(Path::new("out"), 2, small).unwrap();
+                assert_eq!(loops.len(), 2 * study.variants.len());
+            }
+        }
+    }
+
+    #[test]
+    fn variants_share_their_first_papers_and_no_score_of_another_judge() {
+        let study = ALL[1].study().unwrap();
+        let loops = study.loops(Path::new("out"), 2, false).unwrap();
+        let of = |name: &str, seed: u64| {
+            let found =
+                loops.iter().find(|l| study.variants[l.variant].name == name && l.config.seed == seed);
+            found.unwrap().config.clone()
+        };
+        let mut first = Memory::default();
+        let row = |id: &str| [(id.to_string(), json!({}))];
+        for (iteration, kind) in
+            [(0, Kind::HeldOut), (0, Kind::Score), (0, Kind::SecondScore), (1, Kind::Sample)]
+        {
+            let sample = json!({"prompt": "p", "index": 0, "policy": "", "seed": 0, "prompt_sha256": "", "parts": 1, "tokens": 1});
+            first.put(kind, iteration, &[("s".into(), sample)]).unwrap();
+        }
+        first.put(Kind::Prompt, 1, &row("p")).unwrap();
+        first.put(Kind::Prompt, 1, &row("held out")).unwrap();
+        first.put(Kind::Pair, 1, &row("pair")).unwrap();
+        let got = |name: &str, seed: u64| {
+            let mut ledger = Memory::default();
+            inherit(&of(name, seed), &mut ledger, &of("simpo-nll", 0), &first).unwrap();
+            let n = |kind, iteration| ledger.rows(kind, iteration).unwrap().len();
+            [
+                n(Kind::HeldOut, 0),
+                n(Kind::Score, 0),
+                n(Kind::SecondScore, 0),
+                n(Kind::Sample, 1),
+                n(Kind::Prompt, 1),
+                n(Kind::Pair, 1),
+            ]
+        };
+        assert_eq!(got("dpo", 0), [1, 1, 1, 1, 1, 0]);
+        assert_eq!(got("gpo-gpm", 0), [1, 0, 1, 1, 1, 0]);
+        assert_eq!(got("dpo", 1), [0; 6]);
+        assert_eq!(got("best-of-10", 0), [0; 6], "it draws another number of papers");
+    }
+}
