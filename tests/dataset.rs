@@ -97,6 +97,37 @@ fn planted_failures_cost_a_request_each_and_change_nothing() {
 }
 
 #[test]
+fn the_version_that_was_submitted_is_read_where_openreview_shows_it() {
+    let home = Home::new();
+    let services = Services::start(2, Mood::Planted);
+    let spec = services.spec("TEST.cc/2024/Conference") + "[match]\nversion = \"submitted\"\n";
+    home.write("spec.toml", &spec);
+    let output = run(&home, &words(&services, "set", &[]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows =
+        [lines(&home.path("set/jsonl/train.jsonl")), lines(&home.path("set/jsonl/test.jsonl"))].concat();
+    assert!(rows.len() > 30, "{}", rows.len());
+    for row in &rows {
+        let n: usize = row["id"].as_str().unwrap().trim_start_matches("Paper").parse().unwrap();
+        // arXiv has every third paper since January, the reviews are of November: none is read there.
+        assert_eq!((&row["text_source"], &row["reviewed"]), (&"pdf".into(), &"2023-11-14".into()), "{n}");
+        assert_eq!(row["arxiv"].is_object(), n.is_multiple_of(3), "{n}");
+        let (version, day) = match n {
+            _ if !n.is_multiple_of(4) => ("submitted", "2022-04-15".into()),
+            // The latest file is all that is shown: of an accepted paper the final one.
+            _ => ("camera_ready", Value::Null),
+        };
+        assert_eq!((&row["text_version"], &row["text_date"]), (&version.into(), &day), "{n}");
+    }
+    // What is later than its reviews can be left out.
+    home.write("spec.toml", spec.replace("[filters]", "[filters]\nlater_text = \"drop\""));
+    let output = run(&home, &words(&services, "set", &["--offline"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let later = lines(&home.path("set/left_out.jsonl")).iter().filter(|l| l["step"] == "later-text").count();
+    assert_eq!(later, rows.iter().filter(|r| r["text_version"] == "camera_ready").count());
+}
+
+#[test]
 fn a_paper_that_came_later_costs_its_own_requests_alone() {
     let home = Home::new();
     let services = Services::start(2, Mood::Kind);
@@ -188,6 +219,10 @@ fn a_set_is_shown_checked_exported_and_held_against_others() {
     let same: Vec<&Value> =
         report["leaks"].as_array().unwrap().iter().filter(|l| l["same"] == "id").collect();
     assert_eq!(same.len() as u64, set["splits"]["test"].as_u64().unwrap());
+    let parquet =
+        home.run(&["dataset", "leakage", "kind", "--against", "kind/data/test.parquet", "--format", "json"]);
+    let of_parquet: Value = serde_json::from_str(&text(&parquet)).unwrap();
+    assert_eq!(of_parquet["leaks"].as_array().unwrap().len(), report["leaks"].as_array().unwrap().len());
     assert!(same.iter().all(|l| l["split"] == "test"));
     // What was changed behind the manifest's back is named.
     let path = home.path("kind/jsonl/train.jsonl");

@@ -43,6 +43,19 @@ fn wrong_words_are_three_lines_and_the_contracts_code() {
     home.fails(&["dataset", "stats", "nowhere"], 3, "manifest.json");
     home.fails(&["dataset", "verify", "nowhere"], 3, "manifest.json");
     fs::create_dir_all(home.path("empty")).unwrap();
+    home.write(
+        "later.toml",
+        services
+            .spec("T")
+            .replace("test = 5", "test = 5\ntest_from = \"soon\"")
+            .replace("\"paper\"", "\"time\""),
+    );
+    home.fails(&["dataset", "build", "later.toml", "--out", "x"], 4, "split.test_from = \"soon\"");
+    // Another process is at work in the folder.
+    fs::create_dir_all(home.path("busy/.work")).unwrap();
+    let held = fs::File::create(home.path("busy/.work/lock")).unwrap();
+    held.lock().unwrap();
+    home.fails(&["dataset", "build", "review-5k", "--from", "empty", "--out", "busy"], 5, "another process");
     home.fails(&["dataset", "build", "review-5k", "--from", "empty", "--out", "x"], 3, "holds no records");
 }
 

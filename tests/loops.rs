@@ -250,7 +250,7 @@ fn a_server_that_samples_may_go_away_for_a_while_and_nothing_is_lost() {
         return;
     }
     prompts(&home);
-    let hashes = [(|_| false) as fn(usize) -> bool, |n| (3..14).contains(&n)].map(|away| {
+    let hashes = [(|_| false) as fn(usize) -> bool, |n| (3..18).contains(&n)].map(|away| {
         let reference = format!("{}#{{policy}}", sampler(away));
         // Its address is part of a configuration, and so is the patience.
         let config = TINY.replace("[judge]", &format!("server = {reference:?}\npatience = 120\n[judge]"));

@@ -345,6 +345,27 @@ async fn serve(State(server): State<Arc<Server>>, request: Request) -> Response<
             }
             n => return answer(302, &[("location", &format!("/files/{n}.pdf"))], ""),
         }
+    } else if path == "/notes/edits" {
+        // Of every fourth paper the versions are not public; of the others the second one is the final one.
+        match query["note.id"].trim_start_matches("Paper").parse::<usize>().unwrap_or(0) {
+            n if n.is_multiple_of(4) => {
+                return answer(403, &[], r#"{"message":"User Guest does not have permission to see Note"}"#);
+            }
+            n => {
+                let edit = |k: i64| {
+                    json!({"id": format!("e{n}-{k}"), "tcdate": 1_650_000_000_000i64 + k * 90_000_000_000, "ddate": null,
+                           "note": {"id": id(n), "content": {"pdf": {"value": format!("/pdf/{k}.pdf")}}}})
+                };
+                answer(200, &[], json!({"edits": [edit(1), edit(0)], "count": 2}).to_string())
+            }
+        }
+    } else if path == "/notes/edits/attachment" {
+        let known = query["id"].ends_with("-0") && query["name"] == "pdf";
+        if known {
+            answer(200, &[], std::fs::read(crate::support::sample()).unwrap())
+        } else {
+            answer(404, &[], "{}")
+        }
     } else if path.starts_with("/files/") {
         answer(200, &[], std::fs::read(crate::support::sample()).unwrap())
     } else {

@@ -17,7 +17,9 @@ pub fn card(spec: &Spec, manifest: &Manifest) -> String {
     out.push_str(
         "Built by `cycle dataset build`; the same rows stand in `data/*.parquet` and `jsonl/*.jsonl`.\n\n",
     );
-    out.push_str("```python\nfrom datasets import load_dataset\nrows = load_dataset(\"FOLDER\", split=\"train\")\n```\n\n");
+    out.push_str("```python\nfrom datasets import load_dataset\nrows = load_dataset(\"FOLDER\", split=\"train\")\n\
+         # The lines alone need the types: what is empty in the first rows would else have none.\n\
+         lines = load_dataset(\"json\", data_files=\"FOLDER/jsonl/train.jsonl\", features=rows.features)\n```\n\n");
     out.push_str("```toml\n# cycle train sft --config recipe.toml\n[data]\ntrain = \"FOLDER/jsonl/train.jsonl\"\n```\n\n");
     out.push_str("## What is in it\n\n| part | rows |\n|---|---|\n");
     for (part, rows) in &manifest.splits {

@@ -110,6 +110,8 @@ struct Paper {
     place: i64,
     venue: usize,
     state: State,
+    /// Day of its first review.
+    reviewed: Option<String>,
     /// Where its note lies; thousands of submissions with all replies do not fit in memory.
     note: Option<Place>,
     /// Its arXiv id, where its own note names it.
@@ -234,6 +236,9 @@ impl Crawl<'_> {
             .map(|p| {
                 let mut payload =
                     json!({ "venue": label(&self.spec.venue[p.venue]), "title": p.title, "authors": p.authors });
+                if let Some(day) = &p.reviewed {
+                    payload["reviewed"] = json!(day);
+                }
                 if let Some((id, version)) = &p.named {
                     payload["named"] = json!({ "arxiv": id, "version": version, "confidence": 1.0 });
                 }

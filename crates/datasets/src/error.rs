@@ -29,6 +29,12 @@ pub enum DatasetError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Another process builds into the same folder.
+    #[error("{}: another process builds a set there", path.display())]
+    Locked {
+        /// The set's folder.
+        path: PathBuf,
+    },
     /// A service failed.
     #[error(transparent)]
     Source(#[from] sources::SourceError),

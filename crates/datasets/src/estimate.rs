@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sources::Service;
 
 use crate::crawl::PAGE;
-use crate::spec::{ListedBy, Spec, SpecKind};
+use crate::spec::{ListedBy, Spec, SpecKind, WantedVersion};
 
 /// Requests to one service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -43,14 +43,16 @@ pub struct Estimate {
 /// was measured here; a package of sources is 2 MB as the larger ones of arXiv are with their figures, a PDF 1.5 MB, a
 /// submission with all its replies 40 kB.
 const ON_ARXIV: f64 = 0.75;
+/// Of papers on arXiv those that were there before their first review.
+const EARLY: f64 = 0.6;
 const PACKAGE: f64 = 2e6;
 const PDF: f64 = 1.5e6;
 const NOTE: f64 = 4e4;
 const S2_BATCH: u64 = 20;
 
 impl Estimate {
-    /// For a specification.
-    pub fn of(spec: &Spec) -> Self {
+    /// For a specification; with a limit the listings are read all the same, and of the papers so many.
+    pub fn of(spec: &Spec, limit: Option<usize>) -> Self {
         let mut asked: BTreeMap<Service, BTreeMap<String, u64>> = BTreeMap::new();
         let mut add = |service: Service, what: &str, n: u64| {
             *asked.entry(service).or_default().entry(what.into()).or_default() += n;
@@ -76,14 +78,23 @@ impl Estimate {
                 ListedBy::Pmlr => add(Service::Pmlr, "listings", 1),
             }
         }
+        out.papers = out.papers.min(limit.map_or(u64::MAX, |l| l as u64));
         let papers = out.papers;
-        let on_arxiv = (papers as f64 * ON_ARXIV).round() as u64;
+        let submitted = spec.kind == SpecKind::Review && spec.matching.version == WantedVersion::Submitted;
+        let share = if submitted { ON_ARXIV * EARLY } else { ON_ARXIV };
+        let on_arxiv = (papers as f64 * share).round() as u64;
         let mut disk = listed;
         match spec.kind {
             SpecKind::Review => {
                 add(Service::Arxiv, "searches by title", papers);
                 add(Service::Arxiv, "packages of sources", on_arxiv);
-                add(Service::OpenReviewFiles, "PDFs of papers that are not on arXiv", papers - on_arxiv);
+                let pdfs = papers - on_arxiv;
+                add(Service::OpenReviewFiles, "PDFs of the other papers", pdfs);
+                if submitted {
+                    let api =
+                        spec.venue.iter().find_map(|v| v.api).map_or(Service::OpenReview2, |a| a.service());
+                    add(api, "versions of these papers", pdfs);
+                }
                 disk += on_arxiv as f64 * PACKAGE + (papers - on_arxiv) as f64 * PDF;
                 // Rows: text, reviews and dialogue, as lines and as parquet.
                 disk += papers as f64 * 3e5;
@@ -124,6 +135,11 @@ impl Estimate {
             "2 MB a package of sources, 1.5 MB a PDF, 40 kB a submission with its replies (assumed)".into(),
             "nothing is asked twice; a cache that is filled already costs nothing".into(),
         ];
+        if submitted {
+            let what =
+                "of these were there before their first review; of the others OpenReview's file is taken";
+            out.assumptions.insert(1, format!("{:.0} % {what} (assumed, not measured)", 100.0 * EARLY));
+        }
         if spec.kind == SpecKind::Research && spec.references.openalex {
             out.assumptions
                 .push("four cited works of a paper have a DOI, and no abstract at Semantic Scholar".into());

@@ -29,8 +29,14 @@ pub struct Fragment {
     /// The paper's text, where the record holds it.
     pub text: Option<String>,
     pub text_version: Option<Version>,
-    /// File of sources or PDF, relative to the records.
-    pub file: Option<String>,
+    /// Day of the version of the text that is read.
+    pub text_date: Option<String>,
+    /// When it was submitted or first shown: `2023-09-28`, or as much of that as is known.
+    pub date: Option<String>,
+    /// Day of the first review.
+    pub reviewed: Option<String>,
+    /// Files of sources and PDFs, relative to the records, sources first.
+    pub files: Vec<String>,
     pub arxiv: Option<ArxivMatch>,
     pub license: Option<String>,
     pub paper_id: Option<String>,
@@ -147,6 +153,7 @@ pub fn recorded(value: &Value) -> Result<Fragment, String> {
         ratings_initial: numbers(&value["ratings_initial"]),
         confidences: numbers(&value["confidences"]),
         text: text(value, "text"),
+        date: text(value, "date").filter(|d| d.starts_with(|c: char| c.is_ascii_digit())),
         text_version,
         license: text(value, "license"),
         id,
@@ -247,11 +254,18 @@ pub fn submission(note: &Note, spec: &Spec) -> Fragment {
         decision: note.decision().map(String::from),
         meta_review: meta.or_else(comment).map(String::from),
         license: note.license.clone(),
+        date: note.created.map(sources::day),
+        reviewed: first_review(note),
         modified: note.modified,
         reviews,
         problems,
         ..Fragment::default()
     }
+}
+
+/// Day of a submission's first review.
+pub fn first_review(note: &Note) -> Option<String> {
+    note.of(Kind::Review).filter_map(|r| r.created).min().map(sources::day)
 }
 
 fn review(note: &Note, scale: Option<&Scale>, problems: &mut Vec<String>) -> Review {
@@ -332,7 +346,12 @@ impl Fragment {
         fill(&mut self.meta_review, other.meta_review);
         fill(&mut self.text, other.text);
         fill(&mut self.text_version, other.text_version);
-        fill(&mut self.file, other.file);
+        fill(&mut self.text_date, other.text_date);
+        fill(&mut self.date, other.date);
+        fill(&mut self.reviewed, other.reviewed);
+        self.files.extend(other.files);
+        self.files.sort_by_key(|f| (f.to_lowercase().ends_with(".pdf"), f.clone()));
+        self.files.dedup();
         fill(&mut self.arxiv, other.arxiv);
         fill(&mut self.license, other.license);
         fill(&mut self.paper_id, other.paper_id);

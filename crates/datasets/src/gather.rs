@@ -61,7 +61,7 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     }
     out.retain(|p| {
         let name = name(p);
-        !NOT_RECORDS.contains(&name.as_str()) && kind(&name) != FileKind::Other
+        !NOT_RECORDS.contains(&name.as_str()) && !matches!(kind(&name), FileKind::Other | FileKind::Parquet)
     });
     if out.is_empty() {
         let what = "holds no records (.jsonl, .json, .csv, each also .zst; .tar.gz, .gz, .tex, .pdf)";
@@ -77,6 +77,7 @@ pub(crate) enum FileKind {
     Csv,
     Package,
     Pdf,
+    Parquet,
     Other,
 }
 
@@ -94,6 +95,8 @@ pub(crate) fn kind(name: &str) -> FileKind {
         FileKind::Json
     } else if ends(&[".csv"]) {
         FileKind::Csv
+    } else if name.ends_with(".parquet") {
+        FileKind::Parquet
     } else if name.ends_with(".pdf") {
         FileKind::Pdf
     } else if [".tar.gz", ".tgz", ".gz", ".tar", ".tex"].iter().any(|e| name.ends_with(e)) {
@@ -137,6 +140,9 @@ pub(crate) fn file_sha256(path: &Path) -> Result<String, DatasetError> {
 
 /// Longest line of a file of records: a submission with all replies and its text.
 const LONGEST: u64 = 64 << 20;
+
+/// Largest file that is one JSON document: it is in memory as a whole.
+const LARGEST: u64 = 128 << 20;
 
 /// Lines by `\n` alone: texts hold other line separators. Each comes with its number, from 1; one that is too long comes
 /// as `None`.
@@ -207,7 +213,14 @@ pub fn read(path: &Path, root: &Path, spec: &Spec, sink: &mut dyn Sink) -> Resul
         })?,
         FileKind::Json => {
             let mut bytes = Vec::new();
-            open(path)?.take(1 << 30).read_to_end(&mut bytes).map_err(DatasetError::reading(path))?;
+            open(path)?.take(LARGEST + 1).read_to_end(&mut bytes).map_err(DatasetError::reading(path))?;
+            if bytes.len() as u64 > LARGEST {
+                sink.broken(
+                    file,
+                    format!("more than {} MiB; write one record a line (.jsonl)", LARGEST >> 20),
+                );
+                return Ok(count);
+            }
             match sources::notes(&bytes) {
                 Ok((notes, _)) => {
                     count += notes.len();
@@ -255,10 +268,10 @@ pub fn read(path: &Path, root: &Path, spec: &Spec, sink: &mut dyn Sink) -> Resul
             // A PDF beside sources of the same name is the same paper.
             let id = id_of(&name(path));
             if spec.kind == SpecKind::Review || kind(&name(path)) == FileKind::Package {
-                sink.fragment(Fragment { id, file: Some(file), ..Fragment::default() })?;
+                sink.fragment(Fragment { id, files: vec![file], ..Fragment::default() })?;
             }
         }
-        FileKind::Other => {}
+        FileKind::Parquet | FileKind::Other => {}
     }
     Ok(count)
 }

@@ -3,6 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use ::parquet::errors::ParquetError;
+use ::parquet::file::reader::SerializedFileReader;
+use ::parquet::record::Field;
+use ::parquet::record::reader::RowIter;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -141,6 +145,10 @@ pub(crate) fn rows(
                 }
                 Ok(())
             })?,
+            FileKind::Parquet => parquet_texts(file, &mut |number, value| {
+                count += 1;
+                f(Row { split: split.clone(), ..row(&value, number) })
+            })?,
             FileKind::Csv => {
                 let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(gather::open(file)?);
                 let header = reader.headers().map_err(|e| DatasetError::input(file, e))?.clone();
@@ -162,10 +170,29 @@ pub(crate) fn rows(
     if count == 0 {
         return Err(DatasetError::input(
             path,
-            "holds no rows that could be compared (.jsonl, .csv, each also .zst)",
+            "holds no rows that could be compared (.jsonl or .csv, each also .zst, or .parquet)",
         ));
     }
     Ok(count)
+}
+
+/// The columns of a parquet file that hold text, row by row: what a comparison needs.
+fn parquet_texts(
+    path: &Path,
+    f: &mut dyn FnMut(usize, Value) -> Result<(), DatasetError>,
+) -> Result<(), DatasetError> {
+    let file = std::fs::File::open(path).map_err(DatasetError::reading(path))?;
+    let bad = |e: ParquetError| DatasetError::input(path, e.to_string().lines().next().unwrap_or_default());
+    let reader = SerializedFileReader::new(file).map_err(bad)?;
+    for (number, row) in RowIter::from_file_into(Box::new(reader)).enumerate() {
+        let row = row.map_err(bad)?;
+        let texts = row.get_column_iter().filter_map(|(name, field)| match field {
+            Field::Str(text) => Some((name.clone(), Value::String(text.clone()))),
+            _ => None,
+        });
+        f(number + 1, Value::Object(texts.collect()))?;
+    }
+    Ok(())
 }
 
 impl NamedSet {

@@ -6,6 +6,7 @@
 //! paper is in memory: id, title, signature. [`crawl`] fills a folder of records from the network; [`Estimate`] says what
 //! that costs. A paper that is left out has a row with its reason.
 
+mod alike;
 mod archive;
 mod build;
 mod card;
@@ -17,10 +18,12 @@ mod fragment;
 mod gather;
 mod leakage;
 mod licence;
+mod lock;
 mod messages;
 mod minhash;
 mod numbers;
 mod outline;
+mod pairs;
 mod papers;
 mod parquet;
 mod plot;
@@ -43,9 +46,11 @@ pub use error::DatasetError;
 pub use estimate::{Estimate, HostEstimate};
 pub use export::{ExportFormat, export};
 pub use leakage::{Leak, LeakageReport, NamedSet, leakage};
+pub use lock::{Lock, lock};
 pub use outline::{Outline, OutlineCheck};
+pub use pairs::write_pairs;
 pub use scale::{Label, Scale, label};
 pub use shipped::{SHIPPED, shipped};
-pub use spec::{Spec, SpecKind};
+pub use spec::{Spec, SpecKind, When};
 pub use stats::{Stats, YearStats, stats};
 pub use verify::{Fault, verify};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 /// Rows of a signature: the standard error of an estimated similarity is at most 0.5 / √64 = 0.06.
 pub const ROWS: usize = 64;
 /// Sixteen bands of four rows: a pair of similarity 0.8 is compared with probability 1 − (1 − 0.8⁴)¹⁶ = 0.9998.
-const BANDS: usize = 16;
+pub const BANDS: usize = 16;
 /// Words of a shingle.
 const SHINGLE: usize = 3;
 /// A text of fewer shingles says too little.
@@ -23,7 +23,8 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn hash(word: &str) -> u64 {
+/// The hash of a word.
+pub fn hash(word: &str) -> u64 {
     // FNV-1a over letters and digits alone, so that typesetting makes no difference.
     word.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| {
         (h ^ u64::from(b.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3)
@@ -57,12 +58,14 @@ impl Signature {
         self.0.iter().zip(&other.0).filter(|(a, b)| a == b).count() as f64 / ROWS as f64
     }
 
-    fn bands(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+    /// The hash of a band: texts that share one are worth a comparison.
+    pub fn band(&self, band: usize) -> u64 {
         let width = ROWS / BANDS;
-        (0..BANDS).map(move |b| {
-            let rows = &self.0[b * width..(b + 1) * width];
-            (b, rows.iter().fold(b as u64, |h, r| mix(h ^ u64::from(*r))))
-        })
+        self.0[band * width..(band + 1) * width].iter().fold(band as u64, |h, r| mix(h ^ u64::from(*r)))
+    }
+
+    fn bands(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        (0..BANDS).map(|b| (b, self.band(b)))
     }
 }
 
@@ -78,7 +81,7 @@ pub struct Index {
 
 const NONE: u32 = u32::MAX;
 /// A chain that is so long holds boilerplate; following it to its end would make the work quadratic.
-const FULL: usize = 64;
+pub const FULL: usize = 64;
 
 impl Index {
     /// The most similar earlier item of at least this similarity.

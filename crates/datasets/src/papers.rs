@@ -17,7 +17,7 @@ use crate::record::{TextSource, Version};
 pub type Reader<'a> = dyn Fn(&Path) -> Result<Document, ReadError> + Sync + 'a;
 
 /// A change of what is kept begins a new name.
-pub const FORMAT: &str = "2";
+pub const FORMAT: &str = "3";
 
 /// What a reviewer reads of a paper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,13 +110,17 @@ pub fn paper_text(path: &Path, reader: &Reader<'_>) -> Result<PaperText, String>
         problems.extend(found.problems());
     }
     let document = reader(path).map_err(|e| short(&e, path))?;
+    let layout = (document.source != Source::Pdf).then(|| layout(path)).flatten();
     problems.extend(
         document
             .findings
             .iter()
             .map(|f| format!("{}: {}", f.reason, f.text.chars().take(120).collect::<String>())),
     );
-    let version = version(&document);
+    let version = match version(&document) {
+        Version::Unknown => layout.unwrap_or(Version::Unknown),
+        known => known,
+    };
     let text = markdown(&document);
     let source = if document.source == Source::Pdf { TextSource::Pdf } else { TextSource::Latex };
     Ok(PaperText {
@@ -158,4 +162,50 @@ pub fn version(document: &Document) -> Version {
         return Version::CameraReady;
     }
     Version::Unknown
+}
+
+/// What the options of a venue's style say: a submission is anonymous, the final version switches that off. Copies on arXiv
+/// switch it off too, so that this counts only where nothing else tells.
+fn layout(path: &Path) -> Option<Version> {
+    let bytes = archive::bytes(path).ok()?;
+    let source = documents::latex_source(&bytes, path, &documents::ReadOptions::default()).ok()?;
+    let main = &source.files.iter().find(|(name, _)| *name == source.main)?.1;
+    layout_of(main)
+}
+
+fn layout_of(main: &str) -> Option<Version> {
+    let head = main.split("\\begin{document}").next()?;
+    let live = || main.lines().map(|l| l.split('%').next().unwrap_or_default());
+    let style = |line: &&str| ["iclr20", "neurips_20", "nips_20", "icml20"].iter().any(|s| line.contains(s));
+    let package = head
+        .lines()
+        .map(|l| l.split('%').next().unwrap_or_default())
+        .find(|l| l.contains("\\usepackage") && style(l))?;
+    let options = package.split_once('[').and_then(|(_, r)| r.split_once(']')).map_or("", |(o, _)| o);
+    let is_final = options.split(',').any(|o| ["final", "accepted"].contains(&o.trim()));
+    if is_final || live().any(|l| l.contains("\\iclrfinalcopy")) {
+        return Some(Version::CameraReady);
+    }
+    // Without a word the style prints "Under review".
+    (!options.contains("preprint")).then_some(Version::Submitted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_options_of_a_style_tell_a_submission_from_the_final_version() {
+        let of = |head: &str| layout_of(&format!("\\documentclass{{article}}\n{head}\n\\begin{{document}}"));
+        assert_eq!(of("\\usepackage{iclr2024_conference,times}"), Some(Version::Submitted));
+        assert_eq!(of("\\usepackage{iclr2024_conference}\n%\\iclrfinalcopy"), Some(Version::Submitted));
+        assert_eq!(
+            of("\\usepackage{iclr2024_conference}\n\\iclrfinalcopy % yes"),
+            Some(Version::CameraReady)
+        );
+        assert_eq!(of("\\usepackage[final]{neurips_2023}"), Some(Version::CameraReady));
+        assert_eq!(of("\\usepackage[accepted]{icml2024}"), Some(Version::CameraReady));
+        assert_eq!(of("\\usepackage[preprint]{neurips_2023}"), None);
+        assert_eq!(of("\\usepackage{amsmath}"), None);
+    }
 }

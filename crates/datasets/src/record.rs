@@ -47,6 +47,8 @@ impl Review {
 pub enum Version {
     /// As the reviewers saw it.
     Submitted,
+    /// On arXiv before the first review was written: it knows nothing of the decision, and may differ from the submission.
+    Preprint,
     /// As it was published.
     CameraReady,
     /// It does not say.
@@ -89,6 +91,8 @@ pub struct ReviewRow {
     pub venue: Option<String>,
     /// The year.
     pub year: Option<i32>,
+    /// When it was submitted or first shown: `2023-09-28`, or as much of that as is known.
+    pub date: Option<String>,
     /// The title.
     pub title: String,
     /// The abstract.
@@ -118,6 +122,10 @@ pub struct ReviewRow {
     pub text_source: TextSource,
     /// Which version it is.
     pub text_version: Version,
+    /// Day of that version, where known.
+    pub text_date: Option<String>,
+    /// Day of the first review, where known.
+    pub reviewed: Option<String>,
     /// The paper on arXiv.
     pub arxiv: Option<ArxivMatch>,
     /// The paper's licence.
@@ -204,6 +212,8 @@ pub struct ResearchRow {
     pub venue: Option<String>,
     /// The year.
     pub year: Option<i32>,
+    /// When it was submitted or first shown: `2023-09-28`, or as much of that as is known.
+    pub date: Option<String>,
     /// The title.
     pub title: String,
     /// The abstract.

@@ -31,7 +31,7 @@ pub struct ResearchPaper {
     pub unresolved: Vec<String>,
     /// Body as plain text, section by section, for the outline.
     pub plain: Vec<(String, String)>,
-    /// Every number of the source, in one spelling.
+    /// Every number of abstract and sections, in one spelling.
     pub numbers: Vec<String>,
     pub problems: Vec<String>,
 }
@@ -79,17 +79,16 @@ pub fn research_paper(path: &Path, reader: &Reader<'_>) -> Result<ResearchPaper,
     flatten(&source, &source.main, &mut open, &mut whole, &mut problems);
     let body = body(&whole);
     let (references, cited, unresolved) = references(&source, &whole, &document);
-    let mut all_numbers: Vec<String> = {
-        // Cells as the reader gives them count too: a number behind `\newcommand{\acc}{93.1}` stands in the paper.
-        let mut set = numbers(&whole);
-        document.tables.iter().flat_map(|t| t.rows.iter().flatten()).for_each(|c| set.extend(numbers(c)));
-        set.into_iter().collect()
-    };
+    let sections = sections(body);
+    // What the row itself holds: a number of the appendix, of a macro or of TeX's own counters cannot be found in it.
+    let mut all_numbers = numbers(document.abstract_text.as_deref().unwrap_or_default());
+    sections.iter().for_each(|s| all_numbers.extend(numbers(&s.latex)));
+    let mut all_numbers: Vec<String> = all_numbers.into_iter().collect();
     all_numbers.sort();
     let plain = document.sections.iter().filter(|s| !s.appendix && !s.text.is_empty());
     Ok(ResearchPaper {
         plain: plain.map(|s| (s.heading.clone(), s.text.clone())).collect(),
-        sections: sections(body),
+        sections,
         headings: document.sections.iter().map(|s| s.heading.clone()).filter(|h| !h.is_empty()).collect(),
         figures: unique(FIGURE.captures_iter(&whole).map(|c| c[1].trim().to_string())),
         tables: document
@@ -261,10 +260,12 @@ fn references(
     let mut keys = Vec::new();
     let mut seen = HashSet::new();
     for found in CITE.captures_iter(whole) {
-        if found[1].eq_ignore_ascii_case("nocite") || found[1].ends_with("style") {
+        if found[1].ends_with("style") {
             continue;
         }
-        for key in found[2].split(',').map(str::trim).filter(|k| !k.is_empty() && !k.contains(['#', '\\'])) {
+        for key in
+            found[2].split(',').map(str::trim).filter(|k| !k.is_empty() && !k.contains(['#', '\\', '*']))
+        {
             if seen.insert(key.to_string()) {
                 keys.push(key.to_string());
             }

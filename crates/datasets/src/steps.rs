@@ -28,6 +28,8 @@ pub enum Step {
     Unreadable,
     /// Less of the paper than a row must have.
     PaperText,
+    /// Its text is later than its reviews.
+    LaterText,
     /// Too few of its citations are in its bibliography.
     Citations,
     /// Nothing that could be a second half.
@@ -42,7 +44,7 @@ pub enum Step {
 
 impl Step {
     /// All, in their order.
-    pub const ALL: [Step; 16] = [
+    pub const ALL: [Step; 17] = [
         Step::BrokenRecord,
         Step::OtherVenue,
         Step::KeptOut,
@@ -54,6 +56,7 @@ impl Step {
         Step::Licence,
         Step::Unreadable,
         Step::PaperText,
+        Step::LaterText,
         Step::Citations,
         Step::SecondHalf,
         Step::NearDuplicate,
@@ -75,6 +78,7 @@ impl Step {
             Self::Licence => "licence",
             Self::Unreadable => "unreadable",
             Self::PaperText => "paper-text",
+            Self::LaterText => "later-text",
             Self::Citations => "citations",
             Self::SecondHalf => "second-half",
             Self::NearDuplicate => "near-duplicate",

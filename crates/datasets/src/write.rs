@@ -14,7 +14,8 @@ use crate::parquet::{Column, Writer};
 use crate::spec::SpecKind;
 use crate::split::Part;
 
-fn turns() -> Column {
+/// A dialogue.
+pub(crate) fn turns() -> Column {
     Column::list(Column::Struct(vec![("role", Column::Text), ("content", Column::Text)]))
 }
 
@@ -44,6 +45,7 @@ pub fn columns(kind: SpecKind) -> Vec<(&'static str, Column)> {
                 ("id", Text),
                 ("venue", Text),
                 ("year", Integer),
+                ("date", Text),
                 ("title", Text),
                 ("abstract", Text),
                 ("state", Text),
@@ -58,6 +60,8 @@ pub fn columns(kind: SpecKind) -> Vec<(&'static str, Column)> {
                 ("paper_text", Text),
                 ("text_source", Text),
                 ("text_version", Text),
+                ("text_date", Text),
+                ("reviewed", Text),
                 ("arxiv", Column::Struct(arxiv)),
                 ("license", Text),
                 ("review_licenses", Column::list(Text)),
@@ -79,6 +83,7 @@ pub fn columns(kind: SpecKind) -> Vec<(&'static str, Column)> {
                 ("paperId", Text),
                 ("venue", Text),
                 ("year", Integer),
+                ("date", Text),
                 ("title", Text),
                 ("abstract", Text),
                 ("authors", Column::list(Text)),

@@ -165,6 +165,12 @@ fn fold(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_alphanumeric()).flat_map(char::to_lowercase).collect()
 }
 
+/// A heading without the kinds and numbers of what references point to.
+fn pointed(heading: &str) -> String {
+    let plain: String = heading.chars().filter(|c| !c.is_ascii_digit()).collect();
+    ["theorem", "lemma", "proposition", "corollary"].iter().fold(plain, |h, kind| h.replace(kind, ""))
+}
+
 #[test]
 fn archives_of_latex_give_titles_sections_and_citations() {
     let Some(from) = shared("papers") else { return };
@@ -183,7 +189,7 @@ fn archives_of_latex_give_titles_sections_and_citations() {
         }
     }
     let (mut papers, mut titles, mut headings, mut right, mut cited, mut resolved) = (0, 0, 0, 0, 0, 0);
-    let mut wholes = 0;
+    let (mut wholes, mut wholes_pointing, mut pointing) = (0, 0, 0);
     for line in std::fs::read_to_string(from.join("gold.jsonl")).unwrap().lines() {
         let gold: Value = serde_json::from_str(line).unwrap();
         papers += 1;
@@ -197,10 +203,24 @@ fn archives_of_latex_give_titles_sections_and_citations() {
             row["headings"].as_array().unwrap().iter().map(|h| fold(h.as_str().unwrap())).collect();
         let wanted: Vec<String> =
             gold["headings"].as_array().unwrap().iter().map(|h| fold(h["text"].as_str().unwrap())).collect();
-        let hits = wanted.iter().filter(|h| found.iter().any(|f| f == *h)).count();
+        let hits = wanted.iter().filter(|h| found.contains(h)).count();
+        // The gold reader leaves out what a reference in a heading points to ("Proof of Theorem 3").
+        let lacking: Vec<&Value> = gold["headings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(&wanted)
+            .filter(|(_, h)| !found.contains(h) && !found.iter().any(|f| pointed(f) == pointed(h)))
+            .map(|(h, _)| &h["text"])
+            .collect();
+        pointing += wanted.len() - hits - lacking.len();
         headings += wanted.len();
         right += hits;
         wholes += usize::from(hits == wanted.len());
+        wholes_pointing += usize::from(lacking.is_empty());
+        if !lacking.is_empty() {
+            println!("{id}: other headings than gold's {lacking:?}");
+        }
         let missing: HashSet<&str> = gold["cited_keys_missing_in_bib"]
             .as_array()
             .unwrap()
@@ -224,7 +244,8 @@ fn archives_of_latex_give_titles_sections_and_citations() {
         resolved += found_keys;
     }
     println!(
-        "{papers} papers: titles {titles}, headings {right} of {headings} ({wholes} papers whole), citations {resolved} of {cited}"
+        "{papers} papers: titles {titles}, headings {right} of {headings} ({wholes} papers whole), {pointing} more but for what a \
+         reference in them points to ({wholes_pointing} papers whole), citations {resolved} of {cited}"
     );
     assert!(titles * 100 >= papers * 95, "titles: {titles} of {papers}");
     assert!(right * 100 >= headings * 95, "headings: {right} of {headings}");

@@ -15,9 +15,7 @@ pub const ALL: [Shipped; 4] = [
 /// # Errors
 /// The most similar name.
 pub fn named(name: &str) -> Result<Shipped, &'static str> {
-    let likeness = |n: &str| strsim::normalized_damerau_levenshtein(n, name);
-    let near = ALL.iter().map(|r| r.name).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    ALL.into_iter().find(|r| r.name == name).ok_or(near.unwrap_or_default())
+    training::recipes::among(&ALL, name)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::config::{LoopConfig, Method};
 use crate::error::ImproveError;
 use crate::judge::Judge;
 use crate::ledger::{self, Kind, Ledger};
-use crate::recipes;
+use crate::recipes::{self, Shipped};
 use crate::rows::{Cost, Decision, Interval, Sample};
 use crate::stats::{interval, mean};
 
@@ -39,29 +39,11 @@ pub struct Variant {
     pub set: Vec<String>,
 }
 
-/// A study that ships.
-#[derive(Debug, Clone, Copy)]
-pub struct Shipped {
-    /// What is typed.
-    pub name: &'static str,
-    text: &'static str,
-}
-
-/// All of them.
+/// The studies that ship.
 pub const ALL: [Shipped; 2] = [
     Shipped { name: "loop-mini", text: include_str!("../studies/loop-mini.toml") },
     Shipped { name: "loop-methods", text: include_str!("../studies/loop-methods.toml") },
 ];
-
-impl Shipped {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// If it is none.
-    pub fn study(&self) -> Result<Study, ImproveError> {
-        toml::from_str(self.text).map_err(|e| ImproveError::Config(format!("{}: {e}", self.name)))
-    }
-}
 
 /// A loop to be run.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +55,14 @@ pub struct Planned {
 }
 
 impl Study {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn parse(text: &str) -> Result<Self, ImproveError> {
+        toml::from_str(text).map_err(|e| ImproveError::Config(format!("a study: {e}")))
+    }
+
     /// The loops, seed by seed. `small` puts the micro recipe in the place of the study's own.
     ///
     /// # Errors
@@ -357,7 +347,7 @@ mod tests {
     #[test]
     fn every_study_that_ships_is_one_and_its_small_version_too() {
         for shipped in ALL {
-            let study = shipped.study().unwrap();
+            let study = Study::parse(shipped.text).unwrap();
             let names: std::collections::BTreeSet<&str> =
                 study.variants.iter().map(|v| v.name.as_str()).collect();
             assert_eq!(names.len(), study.variants.len());
@@ -370,7 +360,7 @@ mod tests {
 
     #[test]
     fn variants_share_their_first_papers_and_no_score_of_another_judge() {
-        let study = ALL[1].study().unwrap();
+        let study = Study::parse(ALL[1].text).unwrap();
         let loops = study.loops(Path::new("out"), 2, false).unwrap();
         let of = |name: &str, seed: u64| {
             let found =

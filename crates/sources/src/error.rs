@@ -51,6 +51,12 @@ pub enum SourceError {
         /// What came.
         what: String,
     },
+    /// Its robots.txt asks programs not to fetch this.
+    #[error("{url}: the robots.txt of this service asks programs not to fetch it")]
+    Robots {
+        /// What was wanted.
+        url: String,
+    },
     /// More bytes than any paper has.
     #[error("{url}: more than {limit} bytes")]
     TooLarge {
@@ -81,7 +87,10 @@ pub enum SourceError {
 impl SourceError {
     /// True if only this item failed; the next one may do better.
     pub fn concerns_one_item(&self) -> bool {
-        matches!(self, Self::Refused { .. } | Self::Unexpected { .. } | Self::TooLarge { .. })
+        matches!(
+            self,
+            Self::Refused { .. } | Self::Unexpected { .. } | Self::Robots { .. } | Self::TooLarge { .. }
+        )
     }
 
     /// What happened, without the address: the same wherever a service is.
@@ -89,6 +98,7 @@ impl SourceError {
         match self {
             Self::Refused { status, message, .. } => format!("HTTP {status} {message}"),
             Self::Unexpected { what, .. } => what.clone(),
+            Self::Robots { .. } => "its robots.txt asks programs not to fetch it".into(),
             Self::TooLarge { limit, .. } => format!("more than {limit} bytes"),
             Self::Unreachable { what, tries, .. } => format!("{what} (tried {tries} times)"),
             other => other.to_string(),

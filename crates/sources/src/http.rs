@@ -1,25 +1,30 @@
 //! [`Http`]: the one place that opens a socket.
 
+mod manners;
+
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures::StreamExt;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 
-use crate::ask::{Answer, Ask, HttpOptions, Keep, Want};
+use crate::ask::{Answer, Ask, HttpOptions, Keep};
+use crate::body::{self, Unread, reason};
 use crate::bucket::Bucket;
 use crate::cache::{Cache, Entry, Partial, sha256};
 use crate::error::SourceError;
-use crate::retry::{self, Verdict, is_html};
+use crate::retry::{self, Verdict};
+use crate::robots::Robots;
 use crate::service::Service;
 
 struct Host {
     bucket: Mutex<Bucket>,
     turn: Semaphore,
+    /// What its robots.txt says, once that was asked for.
+    robots: OnceCell<Robots>,
 }
 
 /// All services, politely.
@@ -65,6 +70,7 @@ impl Http {
             let host = Host {
                 bucket: Mutex::new(Bucket::new(limit, now)),
                 turn: Semaphore::new(limit.at_once.max(1)),
+                robots: OnceCell::new(),
             };
             (service, host)
         });
@@ -134,14 +140,30 @@ impl Http {
         if self.options.offline {
             return Err(SourceError::Offline { url: url.into() });
         }
+        if ask.service.has_robots() {
+            self.heed_robots(ask.service, &url).await?;
+        }
+        self.until_whole(ask, &url, &key, stored).await
+    }
+
+    /// Asks until there is a whole answer.
+    async fn until_whole(
+        &self,
+        ask: &Ask,
+        url: &Url,
+        key: &str,
+        stored: Option<(Entry, Vec<u8>)>,
+    ) -> Result<Answer, SourceError> {
+        let answer =
+            |body: Vec<u8>, sha256: String, cached| Answer { url: url.to_string(), body, sha256, cached };
         let mut attempt = 0;
         loop {
-            let (what, wait) = match self.once(ask, &url, &key, stored.as_ref().map(|s| &s.0)).await {
+            let (what, wait) = match self.once(ask, url, key, stored.as_ref().map(|s| &s.0)).await {
                 Ok(Some(fresh)) => return Ok(answer(fresh.0, fresh.1, false)),
                 Ok(None) => {
                     let Some((entry, body)) = stored else {
                         return Err(SourceError::Unexpected {
-                            url: url.into(),
+                            url: url.to_string(),
                             what: "HTTP 304 to a question without a stored answer".into(),
                         });
                     };
@@ -157,7 +179,7 @@ impl Http {
                 return Err(SourceError::Later { service: ask.service, until: SystemTime::now() + pause });
             }
             if attempt >= self.options.tries {
-                return Err(SourceError::Unreachable { url: url.into(), what, tries: attempt });
+                return Err(SourceError::Unreachable { url: url.to_string(), what, tries: attempt });
             }
             tracing::info!("{url}: {what}; another try in {:.1} s", pause.as_secs_f64());
             // What one request was told holds for all requests to this host.
@@ -194,45 +216,6 @@ impl Http {
                 Err(SourceError::Refused { url: url.to_string(), status, message })
             }
         }
-    }
-
-    fn bucket<T>(&self, service: Service, f: impl FnOnce(&mut Bucket) -> T) -> T {
-        let host = &self.hosts[&service];
-        f(&mut host.bucket.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    async fn sleep(&self, pause: Duration) -> Result<(), SourceError> {
-        let end = Instant::now() + pause;
-        loop {
-            if (self.options.cancelled)() {
-                return Err(SourceError::Interrupted);
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            tokio::time::sleep(left.min(Duration::from_millis(100))).await;
-        }
-    }
-
-    /// Waits for this host's turn and counts the request.
-    async fn turn(&self, service: Service) -> Result<(), SourceError> {
-        loop {
-            match self.bucket(service, |b| b.take(Instant::now())) {
-                Ok(()) => break,
-                Err(wait) if wait > self.options.patience => {
-                    return Err(SourceError::Later { service, until: SystemTime::now() + wait });
-                }
-                Err(wait) => self.sleep(wait).await?,
-            }
-        }
-        if let Some(budget) = self.options.budget
-            && self.sent() >= budget
-        {
-            return Err(SourceError::Budget(budget));
-        }
-        self.sent.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 
     /// The service whose address this is; a stranger's counts under the limit of who sent us there.
@@ -300,7 +283,14 @@ impl Http {
             return Err(Failure::Again("HTTP 416: the file has changed since it was cut".into(), None));
         }
         let headers = response.headers().clone();
-        let (body, whole) = self.body(ask, url, response, partial).await?;
+        let read = tokio::select! {
+            read = body::read(response, partial, ask.max_bytes, self.options.silence) => read,
+            stopped = self.until_cancelled() => return Err(stop(stopped)),
+        };
+        let (body, whole) = read.map_err(|e| match e {
+            Unread::OtherPart => Failure::Again("another part of the body than was asked for".into(), None),
+            Unread::TooLarge => stop(SourceError::TooLarge { url: url.to_string(), limit: ask.max_bytes }),
+        })?;
         match retry::judge(status, &headers, &body.bytes, SystemTime::now()) {
             Verdict::Fine => {}
             Verdict::Again(what, wait) => return Err(Failure::Again(what, wait)),
@@ -312,7 +302,7 @@ impl Http {
             self.cache.put_partial(key, &body).map_err(stop)?;
             return Err(Failure::Again(what, None));
         }
-        if let Err(what) = check(ask.want, &body.bytes) {
+        if let Err(what) = body::check(ask.want, &body.bytes) {
             self.cache.forget_cut(key);
             return Err(Failure::Again(what, None));
         }
@@ -366,93 +356,4 @@ impl Http {
         }
         headers
     }
-
-    /// Reads a body behind what is there of it; whether it is whole is the second half.
-    async fn body(
-        &self,
-        ask: &Ask,
-        url: &Url,
-        response: reqwest::Response,
-        partial: Partial,
-    ) -> Result<(Partial, Result<(), String>), Failure> {
-        let header =
-            |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(String::from);
-        let goes_on = response.status().as_u16() == 206
-            && header("content-range").and_then(|r| {
-                r.trim_start_matches("bytes").trim().split('-').next()?.trim().parse::<usize>().ok()
-            }) == Some(partial.bytes.len());
-        if response.status().as_u16() == 206 && !goes_on {
-            return Err(Failure::Again("another part of the body than was asked for".into(), None));
-        }
-        let strong = header("etag").filter(|e| !e.starts_with("W/"));
-        let mut out = Partial { bytes: Vec::new(), validator: strong.or_else(|| header("last-modified")) };
-        if goes_on {
-            out.bytes = partial.bytes;
-            out.validator = partial.validator;
-        }
-        let mut parts = response.bytes_stream();
-        let whole = loop {
-            let next = tokio::select! {
-                next = tokio::time::timeout(self.options.silence, parts.next()) => next,
-                stopped = self.until_cancelled() => return Err(Failure::Stop(stopped)),
-            };
-            match next {
-                Err(_) => break Err("the body fell silent".into()),
-                Ok(None) => break Ok(()),
-                Ok(Some(Err(e))) => break Err(format!("the body was cut ({})", reason(&e))),
-                Ok(Some(Ok(bytes))) => out.bytes.extend_from_slice(&bytes),
-            }
-            if out.bytes.len() as u64 > ask.max_bytes {
-                return Err(Failure::Stop(SourceError::TooLarge {
-                    url: url.to_string(),
-                    limit: ask.max_bytes,
-                }));
-            }
-        };
-        Ok((out, whole))
-    }
-
-    /// Limits that an answer names: Crossref's rate, OpenAlex's credits of the day.
-    fn learn(&self, service: Service, headers: &HeaderMap) {
-        let number = |name: &str| headers.get(name)?.to_str().ok()?.trim_end_matches('s').parse::<f64>().ok();
-        if let (Some(limit), Some(seconds)) = (number("x-rate-limit-limit"), number("x-rate-limit-interval"))
-            && limit > 0.0
-            && let Ok(pause) = Duration::try_from_secs_f64(seconds / limit)
-        {
-            self.bucket(service, |b| b.learn(pause));
-        }
-        if let (Some(left), Some(reset)) = (number("x-ratelimit-remaining"), number("x-ratelimit-reset"))
-            && left < 1.0
-            && let Ok(reset) = Duration::try_from_secs_f64(reset)
-        {
-            self.bucket(service, |b| b.close(Instant::now() + reset));
-        }
-    }
-}
-
-/// Whether a body is what was asked for.
-fn check(want: Want, body: &[u8]) -> Result<(), String> {
-    let html = is_html(body);
-    match want {
-        Want::Page => Ok(()),
-        _ if html => Err("an HTML page in place of what was asked for".into()),
-        Want::Json => serde_json::from_slice::<serde::de::IgnoredAny>(body)
-            .map(|_| ())
-            .map_err(|e| format!("no whole JSON ({e})")),
-        Want::Xml if body.trim_ascii_start().starts_with(b"<") => Ok(()),
-        Want::Xml => Err("no XML".into()),
-        Want::Pdf if body[..body.len().min(1024)].windows(5).any(|w| w == b"%PDF-") => Ok(()),
-        Want::Pdf => Err("no PDF".into()),
-        Want::Package if body.is_empty() => Err("an empty file".into()),
-        Want::Package => Ok(()),
-    }
-}
-
-/// The innermost cause of a transport error.
-fn reason(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }

@@ -9,6 +9,7 @@
 
 mod arxiv;
 mod ask;
+mod body;
 mod bucket;
 mod cache;
 mod crossref;
@@ -21,6 +22,8 @@ mod openalex;
 mod openreview;
 mod queue;
 mod retry;
+mod revisions;
+mod robots;
 mod semantic_scholar;
 mod service;
 
@@ -31,9 +34,12 @@ pub use crossref::{Crossref, CrossrefWork, crossref_work, crossref_works};
 pub use error::SourceError;
 pub use http::Http;
 pub use listings::{Listed, Listings, acl_volume, cvf_page, pmlr_page};
+pub use moment::day;
 pub use note::{Kind, Note, State, notes};
 pub use openalex::{OpenAlex, OpenAlexWork, openalex_works};
 pub use openreview::{Api, Listing, OpenReview, Page, Session};
 pub use queue::{NewTask, Queue, Task, TaskState};
+pub use revisions::{Revision, revisions};
+pub use robots::Robots;
 pub use semantic_scholar::{S2Paper, SemanticScholar, s2_batch, s2_match, s2_paper, s2_references};
 pub use service::{Limit, Service};

@@ -25,6 +25,20 @@ pub fn rfc3339(text: &str) -> Option<SystemTime> {
     Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()? + more))
 }
 
+/// `2023-09-15` of milliseconds since 1970, in UTC (H. Hinnant, as above, "civil_from_days").
+pub fn day(milliseconds: i64) -> String {
+    let z = milliseconds.div_euclid(86_400_000) + 719_468;
+    let era = z.div_euclid(146_097);
+    let of_era = z.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 /// "Mon, 31 Aug 2026 08:59:26 GMT" without the zone, for a message in UTC.
 pub fn shown(moment: SystemTime) -> String {
     httpdate::fmt_http_date(moment).trim_end_matches(" GMT").to_string()
@@ -39,6 +53,14 @@ mod tests {
         let at = rfc3339("2026-08-31T08:59:25.212Z").unwrap();
         assert_eq!(shown(at), "Mon, 31 Aug 2026 08:59:26");
         assert_eq!(rfc3339("1970-01-01T00:00:00Z"), Some(UNIX_EPOCH));
+        for (day_of, milliseconds) in [
+            ("1970-01-01", 0),
+            ("2024-02-29", 1_709_164_800_000),
+            ("2023-09-15", 1_694_822_399_999),
+            ("1969-12-31", -1),
+        ] {
+            assert_eq!(day(milliseconds), day_of);
+        }
         assert_eq!(rfc3339("soon"), None);
         assert_eq!(rfc3339("2026-13-31T08:59:25Z"), None);
     }

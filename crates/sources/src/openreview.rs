@@ -66,7 +66,7 @@ pub enum Session {
 
 /// The client.
 pub struct OpenReview<'a> {
-    http: &'a Http,
+    pub(crate) http: &'a Http,
     token: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> OpenReview<'a> {
         Self { http, token }
     }
 
-    fn authorised(&self, mut ask: Ask) -> Ask {
+    pub(crate) fn authorised(&self, mut ask: Ask) -> Ask {
         if let Some(token) = &self.token {
             ask.headers.push((AUTHORIZATION, format!("Bearer {token}")));
         }

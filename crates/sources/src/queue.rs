@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use serde_json::Value;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -239,6 +240,23 @@ impl Queue {
                 .await
                 .map_err(self.fail())?;
         Ok(rows.into_iter().map(task).collect())
+    }
+
+    /// Calls `f` with the tasks of a kind in the requested order, one in memory at a time.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or `f` fails.
+    pub async fn each<E: From<SourceError>>(
+        &self,
+        kind: &str,
+        mut f: impl FnMut(Task) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE kind = ? ORDER BY place, key"));
+        let mut rows = sqlx::query_as::<_, Row>(sql).bind(kind).fetch(&self.pool);
+        while let Some(row) = rows.try_next().await.map_err(self.fail())? {
+            f(task(row))?;
+        }
+        Ok(())
     }
 
     /// Waiting, done and failed tasks of a kind.

@@ -99,6 +99,12 @@ impl Service {
         }
     }
 
+    /// True for pages that are meant for readers: their robots.txt is asked for first. The others are interfaces for
+    /// programs, whose terms are in [`Service::limit`].
+    pub fn has_robots(self) -> bool {
+        matches!(self, Self::Acl | Self::Cvf | Self::Pmlr)
+    }
+
     /// What it asks of its guests, as published or seen (August 2026):
     /// arXiv, terms of use of the API: one request in three seconds over one connection; Semantic Scholar: one request
     /// a second with a key, without one a pool shared by everybody, so the same start; OpenAlex: 100 a second at most

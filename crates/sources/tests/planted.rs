@@ -76,6 +76,7 @@ async fn serve(State(log): State<Log>, request: Request) -> Response<Body> {
         },
         ("/moved", _) => answer(302, &[("location", "/files/1.pdf")], ""),
         ("/files/1.pdf", _) => answer(200, &[], Body::from(PDF)),
+        ("/robots.txt", _) => answer(200, &[], "User-agent: *\nCrawl-delay: 0.05\nDisallow: /private/\n"),
         ("/round", _) => answer(302, &[("location", "/round")], ""),
         ("/hour", _) => answer(
             429,
@@ -113,9 +114,9 @@ async fn place(change: impl FnOnce(&mut HttpOptions)) -> Place {
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     let folder = tempfile::tempdir().unwrap();
     let mut options = HttpOptions::new(folder.path().join("cache"));
-    options.bases = HashMap::from([(Service::OpenReview2, base)]);
+    options.bases = HashMap::from([(Service::OpenReview2, base.clone()), (Service::Cvf, format!("{base}/"))]);
     let limit = Limit { requests: 1000.0, per: Duration::from_secs(1), at_once: 1 };
-    options.limits = HashMap::from([(Service::OpenReview2, limit)]);
+    options.limits = HashMap::from([(Service::OpenReview2, limit), (Service::Cvf, limit)]);
     options.pause = Duration::from_millis(2);
     options.contact = Some("jane@example.org".into());
     change(&mut options);
@@ -218,4 +219,24 @@ async fn a_service_that_says_nothing_is_left_and_a_proxy_is_asked_in_its_place()
     .await;
     assert_eq!(place.get("/page", Want::Json).await.unwrap(), br#"{"fine":true}"#);
     assert_eq!(place.times("/page"), 1);
+}
+
+#[tokio::test]
+async fn pages_without_an_api_are_fetched_as_far_as_their_robots_txt_allows() {
+    let place = place(|_| {}).await;
+    let page = |path: &str| {
+        Ask::get(Service::Cvf, format!("{}{path}", place.options.bases[&Service::OpenReview2]), Want::Page)
+    };
+    let begun = std::time::Instant::now();
+    for path in ["/page", "/busy", "/private/papers"] {
+        let answer = place.http.ask(&page(path)).await;
+        assert_eq!(
+            matches!(answer, Err(SourceError::Robots { .. })),
+            path == "/private/papers",
+            "{path}: {answer:?}"
+        );
+    }
+    assert_eq!((place.times("/robots.txt"), place.times("/private/papers")), (1, 0));
+    // /page, then /busy in four tries: the delay that it asks for lies between them.
+    assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
 }

@@ -36,7 +36,7 @@ mod schedule;
 mod trainer;
 
 pub use data::sha256 as data_sha256;
-pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order, write_pairs};
+pub use data::{AnswerRow, Example, PairRow, Reading, Row, RowKind, Rows, order};
 pub use error::TrainError;
 pub use estimate::Estimate as Plan;
 pub use evaluation::{Evaluation, evaluate};

@@ -32,10 +32,18 @@ pub const ALL: [Shipped; 7] = [
 /// # Errors
 /// The nearest name.
 pub fn named(name: &str) -> Result<Shipped, &'static str> {
+    among(&ALL, name)
+}
+
+/// The one of that name among those that ship, or the nearest name there is.
+///
+/// # Errors
+/// The nearest name.
+pub fn among(all: &[Shipped], name: &str) -> Result<Shipped, &'static str> {
     // By likeness, not by distance: a short name is not near to everything.
     let likeness = |n: &str| strsim::normalized_damerau_levenshtein(n, name);
-    let near = ALL.iter().map(|r| r.name).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    ALL.into_iter().find(|r| r.name == name).ok_or(near.unwrap_or_default())
+    let near = all.iter().map(|r| r.name).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    all.iter().find(|r| r.name == name).copied().ok_or(near.unwrap_or_default())
 }
 
 #[cfg(test)]

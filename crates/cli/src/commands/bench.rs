@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use improve::study::Study;
 use serde_json::json;
 use training::miniatures::{ALL, Miniature, Options};
 
@@ -21,7 +22,7 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<Outcome, Failure> {
         return list(args.format);
     }
     if let Some(shipped) = improve::study::ALL.iter().find(|s| s.name == args.name) {
-        return study::run(context, args, &shipped.study()?);
+        return study::run(context, args, &Study::parse(shipped.text)?);
     }
     let found = ALL.iter().find(|m| m.name == args.name).ok_or_else(|| unknown(&args.name))?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("cycle-bench").join(found.name));
@@ -51,7 +52,11 @@ fn list(format: Format) -> Result<Outcome, Failure> {
     let miniature = |m: &Miniature| [m.name, m.shows, m.source].map(String::from);
     let mut rows: Vec<[String; 3]> = ALL.iter().map(miniature).collect();
     for shipped in improve::study::ALL {
-        rows.push([shipped.name.into(), shipped.study()?.question, "arXiv 2411.00816, section 3".into()]);
+        rows.push([
+            shipped.name.into(),
+            Study::parse(shipped.text)?.question,
+            "arXiv 2411.00816, section 3".into(),
+        ]);
     }
     if let Format::Json = format {
         let all: Vec<_> = rows

@@ -27,6 +27,9 @@ impl From<DatasetError> for Failure {
                 130 => Code::Interrupted,
                 _ => Code::Remote,
             },
+            DatasetError::Locked { .. } => {
+                return Self::new(Code::Resources, error).advise("wait for it, or name another --out");
+            }
             DatasetError::Interrupted => Code::Interrupted,
             DatasetError::Model(_) => {
                 let DatasetError::Model(e) = error else {

@@ -41,7 +41,7 @@ pub fn run(context: &Context, command: &StoredCommand) -> Result<Outcome, Failur
             let rows = pairs.iter().map(row).collect::<Result<Vec<_>, _>>()?;
             match out {
                 Some(path) if path.extension().is_some_and(|e| e == "parquet") => {
-                    training::write_pairs(path, &rows)?;
+                    datasets::write_pairs(path, &rows)?;
                     Ok(Outcome::Done)
                 }
                 _ => lines(&rows, out.as_deref()),

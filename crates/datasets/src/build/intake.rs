@@ -1,6 +1,6 @@
 //! From files to fragments on disk, and from sources and PDFs to what is kept of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -33,7 +33,7 @@ struct Gatherer<'a> {
 impl Sink for Gatherer<'_> {
     fn fragment(&mut self, fragment: Fragment) -> Result<(), DatasetError> {
         let place = self.spool.add(&fragment)?;
-        self.into.files.extend(fragment.file);
+        self.into.files.extend(fragment.files.iter().cloned());
         let at = *self.into.ids.entry(fragment.id.clone()).or_insert_with(|| {
             self.into.places.push((fragment.id, Vec::new()));
             self.into.places.len() - 1
@@ -63,17 +63,25 @@ impl Builder<'_> {
             inputs.push(Input { file: name, sha256: gather::file_sha256(file)?, records });
         }
         // The order of the set is that of year and id, not of files; ids first, the year comes from the join.
+        gathered.ids = HashMap::new();
         gathered.places.sort();
+        gathered.places.shrink_to_fit();
+        gathered.places.iter_mut().for_each(|(_, places)| places.shrink_to_fit());
         Ok((gathered, inputs, spool.done()?))
     }
 
     /// Reads files of sources and PDFs, several at once; results are kept.
     pub(super) fn read_files(&self, gathered: &Gathered) -> Result<(), DatasetError> {
         let done = AtomicUsize::new(0);
-        gathered.files.par_iter().try_for_each(|file| {
+        // A PDF beside sources is read where these turn out to be none.
+        let sources: HashSet<String> =
+            gathered.files.iter().filter(|f| !is_pdf(f)).map(|f| gather::id_of(f)).collect();
+        let wanted: Vec<&String> =
+            gathered.files.iter().filter(|f| !is_pdf(f) || !sources.contains(&gather::id_of(f))).collect();
+        wanted.par_iter().try_for_each(|file| {
             self.check()?;
             let n = done.fetch_add(1, Ordering::Relaxed);
-            self.options.progress.stage("reading papers", n, gathered.files.len());
+            self.options.progress.stage("reading papers", n, wanted.len());
             match self.spec.kind {
                 SpecKind::Review => self.text_of(file).map(drop),
                 SpecKind::Research => self.sources_of(file).map(drop),
@@ -90,4 +98,8 @@ impl Builder<'_> {
         let path = self.options.from.join(file);
         self.kept.of_file("research", &path, || research_paper(&path, self.options.reader))
     }
+}
+
+fn is_pdf(file: &str) -> bool {
+    file.to_lowercase().ends_with(".pdf")
 }

@@ -9,10 +9,10 @@ use crate::error::DatasetError;
 use crate::fragment::Fragment;
 use crate::licence;
 use crate::messages::{self, Form};
-use crate::papers::markdown;
+use crate::papers::{PaperText, markdown};
 use crate::record::{ResearchRow, ReviewRow, TextSource, Version};
 use crate::research::{self, join_abstracts};
-use crate::spec::PaperPart;
+use crate::spec::{LaterText, PaperPart};
 use crate::steps::Step;
 
 /// Why there is no row.
@@ -60,17 +60,18 @@ impl Builder<'_> {
         let spec = self.spec;
         let filters = &spec.filters;
         let stop = |step, why: String| Err(Stop::Step(step, why));
-        let read = match &paper.file {
-            Some(file) => Some(self.text_of(file).map_err(Stop::Whole)?),
-            None => None,
-        };
+        let read = self.first_readable(paper)?;
         if let Some(Ok(text)) = &read {
             paper.title = paper.title.take().or_else(|| text.title.clone());
             paper.abstract_text = paper.abstract_text.take().or_else(|| text.abstract_text.clone());
             paper.problems.extend(text.problems.iter().cloned());
         }
         let Some(title) = paper.title.clone() else {
-            return stop(Step::NoTitle, "no record of it has a title".into());
+            // A file that is no paper is why there is no title.
+            return match read {
+                Some(Err(why)) => stop(Step::Unreadable, why),
+                _ => stop(Step::NoTitle, "no record of it has a title".into()),
+            };
         };
         let state = paper.state.unwrap_or(State::Unknown);
         let is_wanted = filters.only_states.is_empty() || filters.only_states.contains(&state);
@@ -123,13 +124,16 @@ impl Builder<'_> {
                 (text, source, Version::Unknown)
             }
         };
-        // OpenReview gives the latest file: of an accepted paper the final version, else the last submission.
-        let of_openreview = text_source == TextSource::Pdf && paper.arxiv.is_none();
-        let text_version = match (text_version, state) {
-            (Version::Unknown, State::Accepted) if of_openreview => Version::CameraReady,
-            (Version::Unknown, State::Rejected) if of_openreview => Version::Submitted,
-            (version, _) => version,
-        };
+        let text_version = version(text_version, text_source, paper, state);
+        let is_later = text_version == Version::CameraReady
+            || paper
+                .text_date
+                .as_ref()
+                .zip(paper.reviewed.as_ref())
+                .is_some_and(|(text, review)| text > review);
+        if is_later && filters.later_text == LaterText::Drop {
+            return stop(Step::LaterText, "its text is later than its reviews".into());
+        }
         let part = match text_source {
             TextSource::Title => PaperPart::Title,
             TextSource::Abstract => PaperPart::Abstract,
@@ -162,6 +166,7 @@ impl Builder<'_> {
             id: paper.id.clone(),
             venue: paper.venue.clone(),
             year: paper.year,
+            date: paper.date.clone(),
             title,
             abstract_text: paper.abstract_text.clone(),
             state,
@@ -180,6 +185,8 @@ impl Builder<'_> {
             paper_text,
             text_source,
             text_version,
+            text_date: paper.text_date.clone(),
+            reviewed: paper.reviewed.clone(),
             arxiv: paper.arxiv.clone(),
             license: paper.license.as_deref().map(licence::normal),
             review_licenses: review_licenses.into_iter().collect(),
@@ -187,10 +194,29 @@ impl Builder<'_> {
         })
     }
 
+    /// The text of the first of a paper's files that is one: sources before PDFs. What is wrong with the others is a
+    /// problem; if none is one, the last one's reason is the paper's.
+    fn first_readable(&self, paper: &mut Fragment) -> Result<Option<Result<PaperText, String>>, Stop> {
+        let mut last = None;
+        for file in &paper.files {
+            match self.text_of(file).map_err(Stop::Whole)? {
+                Ok(text) => {
+                    if let Some(why) = last {
+                        paper.problems.push(format!("its sources could not be read ({why}); its PDF was"));
+                        paper.text_date = None;
+                    }
+                    return Ok(Some(Ok(text)));
+                }
+                Err(why) => last = Some(why),
+            }
+        }
+        Ok(last.map(Err))
+    }
+
     pub(super) fn research_row(&mut self, paper: &mut Fragment) -> Result<ResearchRow, Stop> {
         let spec = self.spec;
         let stop = |step, why: String| Err(Stop::Step(step, why));
-        let Some(file) = &paper.file else {
+        let Some(file) = paper.files.first() else {
             return stop(Step::PaperText, "there are no sources of it".into());
         };
         let read = match self.sources_of(file).map_err(Stop::Whole)? {
@@ -229,6 +255,7 @@ impl Builder<'_> {
             paper_id: paper.paper_id.clone(),
             venue: paper.venue.clone(),
             year: paper.year,
+            date: paper.date.clone(),
             title,
             abstract_text: read.abstract_text.or_else(|| paper.abstract_text.clone()),
             authors: paper.authors.clone(),
@@ -248,6 +275,23 @@ impl Builder<'_> {
             outline_model: None,
             messages: Vec::new(),
         })
+    }
+}
+
+/// Which version a text is. A crawl knows it of what it asked for; a file of OpenReview is the latest one, of an accepted
+/// paper the final version, else the last submission; what is older than the first review gives no decision away.
+fn version(marked: Version, source: TextSource, paper: &Fragment, state: State) -> Version {
+    if paper.text_version == Some(Version::Submitted) && source == TextSource::Pdf {
+        return Version::Submitted;
+    }
+    let is_earlier =
+        paper.text_date.as_ref().zip(paper.reviewed.as_ref()).is_some_and(|(text, review)| text <= review);
+    let of_openreview = source == TextSource::Pdf && paper.text_date.is_none();
+    match (marked, state) {
+        (Version::Unknown | Version::CameraReady, _) if is_earlier => Version::Preprint,
+        (Version::Unknown, State::Accepted) if of_openreview => Version::CameraReady,
+        (Version::Unknown, State::Rejected) if of_openreview => Version::Submitted,
+        (marked, _) => marked,
     }
 }
 

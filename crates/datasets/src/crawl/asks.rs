@@ -1,14 +1,14 @@
 //! What is asked of each paper: its match on arXiv, sources, file, licence, and what it cites.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 
 use serde_json::{Value, json};
-use sources::{Arxiv, Crossref, NewTask, OpenAlex, Package, SemanticScholar, Task};
+use sources::{Api, Arxiv, Crossref, NewTask, OpenAlex, Package, SemanticScholar, Task};
 
 use super::{Crawl, task, text};
 use crate::error::DatasetError;
 use crate::fragment::Reference;
-use crate::spec::SpecKind;
+use crate::spec::{SpecKind, WantedVersion};
 use crate::title;
 
 /// Papers whose references are asked for at once: an answer may have 10 MB.
@@ -39,7 +39,10 @@ impl Crawl<'_> {
                     offer(
                         &mut best,
                         sure,
-                        json!({ "arxiv": e.id, "version": e.version, "confidence": sure, "comment": e.comment }),
+                        json!({
+                            "arxiv": e.id, "version": e.version, "confidence": sure, "comment": e.comment,
+                            "published": e.published.get(..10), "updated": e.updated.get(..10),
+                        }),
                     );
                 }
             }
@@ -60,9 +63,23 @@ impl Crawl<'_> {
                 }
             }
         }
-        let Some((_, value)) = best else {
+        let Some((_, mut value)) = best else {
             return Ok((json!({ "arxiv": null }), self.instead("match", at)));
         };
+        if self.wants_submitted() {
+            let reviewed = at.payload["reviewed"].as_str();
+            // Without a day of its own it may be anything: OpenReview's first file is surer.
+            let is_earlier = match (value["published"].as_str(), reviewed) {
+                (Some(published), Some(reviewed)) => published <= reviewed,
+                (_, None) => true,
+                (None, Some(_)) => false,
+            };
+            if !is_earlier {
+                return Ok((value, self.instead("match", at)));
+            }
+            value["version"] = json!(1);
+            value["updated"] = value["published"].clone();
+        }
         let next = match value["arxiv"].as_str() {
             Some(id) => {
                 let mut payload = at.payload.clone();
@@ -92,7 +109,31 @@ impl Crawl<'_> {
         Ok((value, next))
     }
 
+    /// Whether what reviewers read is wanted, not what is shown today.
+    fn wants_submitted(&self) -> bool {
+        self.spec.kind == SpecKind::Review && self.spec.matching.version == WantedVersion::Submitted
+    }
+
+    /// OpenReview's file: the first one that is older than the first review, where that is wanted and shown, else the
+    /// latest.
     pub(super) async fn pdf(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
+        let api = self.venue(&at.payload).and_then(|(_, v)| v.api).unwrap_or(Api::Two);
+        if self.wants_submitted() {
+            let reviewed = at.payload["reviewed"].as_str();
+            let first = self.openreview().revisions(api, &at.key).await?.into_iter().next();
+            let first = first.map(|r| (sources::day(r.created), r.id));
+            if let Some((day, id)) = first.filter(|(day, _)| reviewed.is_none_or(|r| day.as_str() <= r)) {
+                match self.openreview().revision_pdf(api, &id).await {
+                    Ok(answer) => {
+                        let value = json!({ "sha256": answer.sha256, "version": "submitted", "day": day });
+                        return Ok((value, Vec::new()));
+                    }
+                    // It is named, and not public: the latest one may be.
+                    Err(e) if e.concerns_one_item() => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
         let answer = self.openreview().pdf(&at.key).await?;
         Ok((json!({ "sha256": answer.sha256 }), Vec::new()))
     }
@@ -113,33 +154,52 @@ impl Crawl<'_> {
             return Ok(());
         }
         let mut lacking = BTreeSet::new();
-        for t in self.queue.all("references").await? {
+        let each = |t: Task| -> Result<(), DatasetError> {
             for list in t.value.as_object().into_iter().flat_map(|o| o.values()) {
                 let list: Vec<Reference> = serde_json::from_value(list.clone()).unwrap_or_default();
                 lacking.extend(list.into_iter().filter(|r| r.abstract_text.is_none()).filter_map(|r| r.doi));
             }
+            Ok(())
+        };
+        self.queue.each("references", each).await?;
+        for earlier in ["openalex", "crossref"] {
+            let each = |t: Task| -> Result<(), DatasetError> {
+                for (doi, text) in t.value.as_object().into_iter().flatten() {
+                    if text.is_string() {
+                        lacking.remove(doi);
+                    }
+                }
+                Ok(())
+            };
+            self.queue.each(earlier, each).await?;
         }
-        for known in self.abstracts().await?.keys() {
-            lacking.remove(known);
-        }
-        let lacking: Vec<String> = lacking.into_iter().collect();
-        let one =
-            |(n, dois): (usize, &[String])| task(kind, format!("{n:06}"), n as i64, json!({ "dois": dois }));
-        let tasks: Vec<NewTask> = lacking.chunks(chunk).enumerate().map(one).collect();
-        self.queue.add(&tasks).await?;
-        Ok(())
+        self.plan_chunks(kind, "dois", lacking.into_iter().collect(), chunk).await
     }
 
-    /// Abstracts by DOI from the services that are asked second.
-    pub(super) async fn abstracts(&self) -> Result<HashMap<String, String>, DatasetError> {
-        let mut out = HashMap::new();
-        for kind in ["openalex", "crossref"] {
-            for t in self.queue.all(kind).await? {
-                let found = t.value.as_object().into_iter().flatten();
-                out.extend(found.filter_map(|(doi, text)| Some((doi.clone(), text.as_str()?.to_string()))));
-            }
-        }
-        Ok(out)
+    /// Adds tasks of so many words each, for the words that no task of the kind has asked for: when papers come in
+    /// between, what was asked stays as it was.
+    async fn plan_chunks(
+        &self,
+        kind: &str,
+        field: &str,
+        words: Vec<String>,
+        chunk: usize,
+    ) -> Result<(), DatasetError> {
+        let (mut asked, mut tasks) = (HashSet::new(), 0);
+        let each = |t: Task| -> Result<(), DatasetError> {
+            tasks += 1;
+            let some = t.payload[field].as_array().into_iter().flatten();
+            asked.extend(some.filter_map(|w| w.as_str().map(String::from)));
+            Ok(())
+        };
+        self.queue.each(kind, each).await?;
+        let new: Vec<String> = words.into_iter().filter(|w| !asked.contains(w)).collect();
+        let one = |(n, some): (usize, &[String])| {
+            task(kind, format!("{:06}", tasks + n), (tasks + n) as i64, json!({ field: some }))
+        };
+        let new: Vec<NewTask> = new.chunks(chunk).enumerate().map(one).collect();
+        self.queue.add(&new).await?;
+        Ok(())
     }
 
     pub(super) async fn openalex(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {
@@ -165,18 +225,13 @@ impl Crawl<'_> {
         if self.spec.kind != SpecKind::Research {
             return Ok(());
         }
-        let matched = self.queue.all("match").await?;
-        let ids: Vec<String> = matched
-            .iter()
-            .filter_map(|t| t.value["arxiv"].as_str())
-            .map(|id| format!("ARXIV:{id}"))
-            .collect();
-        let batches = ids.chunks(BATCH).enumerate();
-        let tasks: Vec<NewTask> = batches
-            .map(|(n, ids)| task("references", format!("{n:06}"), n as i64, json!({ "ids": ids })))
-            .collect();
-        self.queue.add(&tasks).await?;
-        Ok(())
+        let mut ids = Vec::new();
+        let each = |t: Task| -> Result<(), DatasetError> {
+            ids.extend(t.value["arxiv"].as_str().map(|id| format!("ARXIV:{id}")));
+            Ok(())
+        };
+        self.queue.each("match", each).await?;
+        self.plan_chunks("references", "ids", ids, BATCH).await
     }
 
     pub(super) async fn references(&self, at: &Task) -> Result<(Value, Vec<NewTask>), DatasetError> {

@@ -7,6 +7,7 @@ use sources::{Api, Keep, Listed, Listings, NewTask, Note, Service, SourceError, 
 
 use super::{Crawl, Paper, key, label, task};
 use crate::error::DatasetError;
+use crate::fragment::first_review;
 use crate::spec::ListedBy;
 use crate::spool::{Spool, Spooled};
 
@@ -191,6 +192,7 @@ impl Crawl<'_> {
                     id: note.id.clone(),
                     title: note.text("title").unwrap_or_default().into(),
                     authors: note.list("authors"),
+                    reviewed: first_review(&note),
                     state: if note.deleted || gone { State::Withdrawn } else { note.state() },
                     place: 0,
                     venue: i,
@@ -217,6 +219,7 @@ impl Crawl<'_> {
                     place: 0,
                     venue: i,
                     state: State::Accepted,
+                    reviewed: None,
                     note: None,
                     named: None,
                     listed: Some(listed),

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufWriter, Write};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sources::{Note, Package, State, Task};
 
 use super::{Crawl, Crawled, Paper, text};
 use crate::error::DatasetError;
 use crate::fragment::Fragment;
-use crate::record::ArxivMatch;
-use crate::spool::Spooled;
+use crate::record::{ArxivMatch, Version};
+use crate::spool::{Place, Spool, Spooled};
 
 impl Crawl<'_> {
     /// Writes the records. What was asked and had no answer is a problem of its paper.
@@ -32,11 +32,9 @@ impl Crawl<'_> {
         let packages = by_key(self.queue.all("source").await?);
         let pdfs = by_key(self.queue.all("pdf").await?);
         let licences = by_key(self.queue.all("licence").await?);
-        let abstracts = self.abstracts().await?;
-        let mut cited: HashMap<String, Value> = HashMap::new();
-        for t in self.queue.all("references").await? {
-            cited.extend(t.value.as_object().cloned().unwrap_or_default());
-        }
+        // Abstracts of everything that is cited do not fit in memory.
+        let (cited, mut lists) = self.on_disk("cited", &["references"]).await?;
+        let (abstracts, mut texts) = self.on_disk("abstracts", &["openalex", "crossref"]).await?;
         let mut broken = Vec::new();
         for t in self.queue.all("page").await? {
             let list = t.value["broken"].as_array().cloned().unwrap_or_default();
@@ -82,18 +80,23 @@ impl Crawl<'_> {
                 f.problems.extend(found.reason.as_ref().map(|r| format!("not matched: {r}")));
                 f.paper_id = found.value["paper_id"].as_str().map(String::from);
                 if let Some(id) = found.value["arxiv"].as_str() {
+                    // A paper that is known by a listing alone came when it was first on arXiv, to the month.
+                    f.date = paper.note.is_none().then(|| month(id)).flatten();
+                    if packages.get(&paper.id).is_some_and(|t| t.value["sha256"].is_string()) {
+                        f.text_date = found.value["updated"].as_str().map(String::from);
+                    }
                     f.arxiv = Some(ArxivMatch {
                         id: id.into(),
                         version: found.value["version"].as_u64().and_then(|v| u32::try_from(v).ok()),
                         confidence: found.value["confidence"].as_f64().unwrap_or(0.0),
                     });
-                    f.references = cited
-                        .get(id)
-                        .cloned()
-                        .and_then(|v| serde_json::from_value(v).ok())
-                        .unwrap_or_default();
+                    if let Some(place) = cited.get(id) {
+                        f.references = lists.get(*place)?;
+                    }
                     for r in f.references.iter_mut().filter(|r| r.abstract_text.is_none()) {
-                        r.abstract_text = r.doi.as_ref().and_then(|doi| abstracts.get(doi).cloned());
+                        if let Some(place) = r.doi.as_ref().and_then(|doi| abstracts.get(doi)) {
+                            r.abstract_text = texts.get(*place)?;
+                        }
                     }
                 }
             }
@@ -101,6 +104,10 @@ impl Crawl<'_> {
                 failed += usize::from(found.reason.is_some());
                 f.problems.extend(found.reason.as_ref().map(|r| format!("its licence is not known: {r}")));
                 f.license = found.value["licence"].as_str().map(String::from);
+            }
+            if let Some(found) = pdfs.get(&paper.id).filter(|t| t.value["version"] == "submitted") {
+                f.text_version = Some(Version::Submitted);
+                f.text_date = found.value["day"].as_str().map(String::from);
             }
             for (kind, task) in [("source", packages.get(&paper.id)), ("PDF", pdfs.get(&paper.id))] {
                 let Some(task) = task else { continue };
@@ -151,5 +158,45 @@ impl Crawl<'_> {
         let _ = fs::remove_dir_all(&records);
         fs::rename(&next, &records).map_err(DatasetError::write(&records))?;
         Ok(Crawled { records, hash: crate::write::hash(&files), papers: papers.len(), failed })
+    }
+}
+
+impl Crawl<'_> {
+    /// What tasks of some kinds found, by its name, with the values on disk; of two the later kind counts.
+    async fn on_disk(
+        &self,
+        name: &str,
+        kinds: &[&str],
+    ) -> Result<(HashMap<String, Place>, Spooled), DatasetError> {
+        let mut spool = Spool::new(&self.options.work.join(name))?;
+        let mut places = HashMap::new();
+        for kind in kinds {
+            let each = |t: Task| -> Result<(), DatasetError> {
+                for (key, value) in t.value.as_object().into_iter().flatten() {
+                    places.insert(key.clone(), spool.add(value)?);
+                }
+                Ok(())
+            };
+            self.queue.each(kind, each).await?;
+        }
+        Ok((places, spool.done()?))
+    }
+}
+
+/// `2023-05` of `2305.01234`; ids from before 2007 say their month behind the archive.
+fn month(arxiv: &str) -> Option<String> {
+    let digits = arxiv.rsplit('/').next()?;
+    let (year, month) = (digits.get(..2)?.parse::<u32>().ok()?, digits.get(2..4)?.parse::<u32>().ok()?);
+    let century = if year >= 91 { 1900 } else { 2000 };
+    (1..=12).contains(&month).then(|| format!("{}-{month:02}", century + year))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_id_of_arxiv_says_its_month_in_either_spelling() {
+        assert_eq!(super::month("2305.01234").as_deref(), Some("2023-05"));
+        assert_eq!(super::month("cs/9901002").as_deref(), Some("1999-01"));
+        assert_eq!(super::month("2313.01234"), None);
     }
 }

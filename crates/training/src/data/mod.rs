@@ -3,11 +3,9 @@
 mod encode;
 mod parquet;
 mod read;
-mod write;
 
 pub use encode::Reading;
 pub use read::sha256;
-pub use write::write_pairs;
 
 use crate::objectives::Targets;
 

@@ -28,6 +28,7 @@ pub fn run(context: &Context, args: &BuildArgs) -> Result<Outcome, Failure> {
         return dry_run(&spec, args);
     }
     let Some(out) = &args.out else { return Err(Failure::new(Code::Usage, "--out is missing")) };
+    let _lock = datasets::lock(out)?;
     let watch = Watch::new(context.loudness);
     let started = Instant::now();
     let from = match &args.from {
@@ -204,11 +205,19 @@ fn shown(built: &Built, out: &Path, took: Duration, format: Format) -> Result<()
 }
 
 fn dry_run(spec: &Spec, args: &BuildArgs) -> Result<Outcome, Failure> {
-    let estimate = Estimate::of(spec);
+    let estimate = Estimate::of(spec, args.limit);
     if args.format == Format::Json {
         let mut value = serde_json::to_value(&estimate).map_err(|e| Failure::new(Code::Model, e))?;
         value["schema"] = "cycle.dataset-estimate/1".into();
         emit(&value.to_string(), None)?;
+        return Ok(Outcome::Done);
+    }
+    if spec.venue.is_empty() {
+        let text = format!(
+            "{}: names no venue, so nobody is asked; --from DIR builds it from records on disk",
+            spec.name
+        );
+        emit(&text, None)?;
         return Ok(Outcome::Done);
     }
     let mut rows = Vec::new();
@@ -227,7 +236,7 @@ fn dry_run(spec: &Spec, args: &BuildArgs) -> Result<Outcome, Failure> {
     let mut text = format!("{}: about {} papers\n", spec.name, estimate.papers);
     text += &columns(&["service", "for", "requests"], &rows);
     text += &format!(
-        "\n{} requests, {:.1} days at the published limits, {:.0} GB of disk\n",
+        "\n{} requests, {:.1} days at the published limits, {:.1} GB of disk\n",
         estimate.requests,
         estimate.days,
         estimate.disk as f64 / 1e9
