@@ -190,12 +190,26 @@ pub enum PairRule {
     Every,
 }
 
+/// What becomes of samples that ran into a limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cut {
+    /// They are in no pair. Their last sentence is gone, so what is left ends where the policy did not end it: to reject
+    /// it is to teach that one does not end there.
+    #[default]
+    LeaveOut,
+    /// They stand with the others, behind a gate on `finished` if there is one.
+    Reject,
+}
+
 /// From rewards to pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pairs {
     /// Which.
     pub rule: PairRule,
+    /// Samples that ran into a limit.
+    pub cut: Cut,
     /// Least difference of rewards (of win rates for `dno`).
     pub margin: f64,
     /// … and at least so many of the judge's own standard deviations over repeated reviews.
@@ -216,6 +230,7 @@ impl Default for Pairs {
     fn default() -> Self {
         Self {
             rule: PairRule::BestWorst,
+            cut: Cut::LeaveOut,
             margin: 0.0,
             noise: 1.0,
             repeats: 0,

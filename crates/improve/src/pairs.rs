@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{PairRule, Pairs};
+use crate::config::{Cut, PairRule, Pairs};
 use crate::ledger::id;
 use crate::rows::{Pair, PairCounts, Rewarded, Sample};
 use crate::stats::{deviation, mean};
@@ -37,6 +37,8 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
             made.counts.failed += 1;
         } else if c.reward.total.is_none() {
             made.counts.unscored += 1;
+        } else if config.cut == Cut::LeaveOut && !c.sample.unfinished.is_empty() {
+            made.counts.cut += 1;
         } else if of_prompt.iter().any(|o| o.sample.text == c.sample.text) {
             made.counts.duplicates += 1;
         } else {
@@ -244,6 +246,20 @@ mod tests {
         assert_eq!(names(&made), [("s5", "s4")], "a gate counts for more than a score");
         let c = &made.counts;
         assert_eq!((c.unscored, c.gated, c.close, c.lengths, c.prompts_without), (1, 1, 1, 1, 3));
+    }
+
+    #[test]
+    fn a_sample_that_ran_into_a_limit_is_in_no_pair_unless_one_asks_for_it() {
+        let mut owned = samples(&[("q", 3.0, 9, false), ("q", 2.0, 9, false), ("q", 1.0, 9, false)]);
+        owned[2].1.unfinished = vec!["title".into()];
+        let made = |cut| {
+            let candidates: Vec<Candidate<'_>> =
+                owned.iter().map(|(id, sample, reward)| Candidate { id, sample, reward }).collect();
+            pairs(&Pairs { cut, ..Pairs::default() }, &candidates, 0.0)
+        };
+        assert_eq!(names(&made(Cut::LeaveOut)), [("s0", "s1")]);
+        assert_eq!(made(Cut::LeaveOut).counts.cut, 1);
+        assert_eq!(names(&made(Cut::Reject)), [("s0", "s2")]);
     }
 
     #[test]

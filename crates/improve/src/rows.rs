@@ -31,7 +31,7 @@ pub struct Sample {
     pub unfinished: Vec<String>,
     /// Parts that the model was to end by itself.
     pub parts: usize,
-    /// New tokens.
+    /// New tokens; words where the server does not count.
     pub tokens: usize,
 }
 
@@ -127,6 +127,9 @@ pub struct PairCounts {
     pub failed: usize,
     /// Samples without a score.
     pub unscored: usize,
+    /// Samples that ran into a limit and are in no pair.
+    #[serde(default)]
+    pub cut: usize,
     /// Samples that a gate keeps from being preferred.
     pub gated: usize,
     /// Samples whose text another sample of the prompt has too.

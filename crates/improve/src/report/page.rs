@@ -328,6 +328,7 @@ fn learned(report: &Report, terms: &BTreeSet<TermName>) -> Vec<Learned> {
                     [
                         (c.failed, "not written"),
                         (c.unscored, "not scored"),
+                        (c.cut, "ran into a limit"),
                         (c.gated, "held back by a gate"),
                         (c.duplicates, "twice the same"),
                         (c.close, "pairs too close"),

@@ -56,11 +56,12 @@ impl Loop<'_> {
         if made.pairs.is_empty() {
             let c = &made.counts;
             return nothing(format!(
-                "no pair is left of {} samples ({} failed, {} without a score, {} kept back by gates, {} twice, \
+                "no pair is left of {} samples ({} failed, {} without a score, {} ran into a limit, {} kept back by gates, {} twice, \
                  {} pairs too close, {} of too different lengths)",
                 samples.len(),
                 c.failed,
                 c.unscored,
+                c.cut,
                 c.gated,
                 c.duplicates,
                 c.close,

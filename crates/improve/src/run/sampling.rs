@@ -174,7 +174,11 @@ fn sample(
         Ok(answer) => {
             let written = research::written(request, &answer);
             sample.prompt_sha256 = answer.prompt_sha256;
-            sample.tokens = answer.usage.generated_tokens;
+            sample.tokens = match answer.usage.generated_tokens {
+                // Not every server counts.
+                0 => crate::stats::words(&written.text).len(),
+                counted => counted,
+            };
             sample.unfinished = written.unfinished;
             if written.text.trim().is_empty() {
                 sample.failed = Some("the model wrote nothing".into());
