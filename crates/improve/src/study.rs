@@ -20,8 +20,11 @@ pub struct Study {
     pub question: String,
     /// The loop that the variants change.
     pub recipe: String,
-    /// Repetitions: seeds 0, 1, ….
+    /// Repetitions.
     pub seeds: u64,
+    /// The first of their seeds: those that settings were chosen on are not reported.
+    #[serde(default)]
+    pub first_seed: u64,
     /// What is compared.
     pub variants: Vec<Variant>,
 }
@@ -72,7 +75,7 @@ impl Study {
         let recipe = recipes::named(recipe)
             .map_err(|near| ImproveError::Config(format!("no loop {recipe}, but {near}")))?;
         let mut planned = Vec::new();
-        for seed in 0..seeds {
+        for seed in self.first_seed..self.first_seed + seeds {
             for (variant, v) in self.variants.iter().enumerate() {
                 let folder = out.join(format!("{}-{seed}", v.name));
                 let mut set = v.set.clone();
@@ -380,7 +383,7 @@ mod tests {
         first.put(Kind::Pair, 1, &row("pair")).unwrap();
         let got = |name: &str, seed: u64| {
             let mut ledger = Memory::default();
-            inherit(&of(name, seed), &mut ledger, &of("simpo-nll", 0), &first).unwrap();
+            inherit(&of(name, seed), &mut ledger, &of("simpo-nll", 100), &first).unwrap();
             let n = |kind, iteration| ledger.rows(kind, iteration).unwrap().len();
             [
                 n(Kind::HeldOut, 0),
@@ -391,9 +394,9 @@ mod tests {
                 n(Kind::Pair, 1),
             ]
         };
-        assert_eq!(got("dpo", 0), [1, 1, 1, 1, 1, 0]);
-        assert_eq!(got("gpo-gpm", 0), [1, 0, 1, 1, 1, 0]);
-        assert_eq!(got("dpo", 1), [0; 6]);
-        assert_eq!(got("best-of-10", 0), [0; 6], "it draws another number of papers");
+        assert_eq!(got("dpo", 100), [1, 1, 1, 1, 1, 0]);
+        assert_eq!(got("gpo-gpm", 100), [1, 0, 1, 1, 1, 0]);
+        assert_eq!(got("dpo", 101), [0; 6]);
+        assert_eq!(got("best-of-10", 100), [0; 6], "it draws another number of papers");
     }
 }
