@@ -146,7 +146,7 @@ fn shown(table: &Table) -> String {
         n => format!("{n} loops are another process's, or did not end: the same command does the rest\n"),
     };
     format!(
-        "{}\n{}changes against the start on held-out prompts; means over seeds with 95 % intervals (Student's t)\n{missing}",
+        "{}\n{}\nchanges against the start on held-out prompts; means over seeds with 95 % intervals (Student's t)\n{missing}",
         table.question,
         columns(&head, &rows),
     )
