@@ -1,5 +1,6 @@
 //! Several loops in one table: seeds of one recipe, or methods beside each other.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -229,13 +230,13 @@ pub fn outcome(
 
 /// Mean change of a judge's scores of held-out papers, prompt by prompt.
 fn rescored(judge: &dyn Judge, ledger: &dyn Ledger, iteration: usize) -> Result<Option<f64>, ImproveError> {
-    let scores = |iteration: usize| -> Result<std::collections::BTreeMap<String, f64>, ImproveError> {
+    let scores = |iteration: usize| -> Result<BTreeMap<String, f64>, ImproveError> {
         let samples = ledger::read::<Sample>(ledger, Kind::HeldOut, iteration)?;
         let known: Vec<(&str, &str)> =
             samples.values().filter_map(|s| Some((s.prompt.as_str(), s.text.as_deref()?))).collect();
         let texts: Vec<&str> = known.iter().map(|k| k.1).collect();
         let (scored, _) = judge.score(&texts, None, 0, &lm::Silent)?;
-        let mut by_prompt: std::collections::BTreeMap<String, Vec<f64>> = std::collections::BTreeMap::new();
+        let mut by_prompt: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for ((prompt, _), scored) in known.iter().zip(scored) {
             by_prompt.entry((*prompt).into()).or_default().extend(scored.mean);
         }
