@@ -211,6 +211,56 @@ fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
     home.fails(&["loop", "run", "--recipe", "mirco"], 2, "did you mean micro");
 }
 
+#[test]
+fn a_second_half_is_compared_behind_its_first_and_held_to_the_results() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    home.write("loop.toml", TINY.replace("max_tokens = 64", "max_tokens = 240"));
+    let row = |topic: &str| {
+        let first =
+            format!("\\title{{{topic}}}\n\\begin{{abstract}}\nWe rank drafts by {topic}.\n\\end{{abstract}}");
+        let table = serde_json::json!([["method", "accuracy"], ["ours", 93.46], ["theirs", 91.2]]);
+        let results = serde_json::json!([{"name": "Main", "result": {"table": table}}]);
+        format!("{}\n", serde_json::json!({"topic": topic, "first": first, "results": results}))
+    };
+    home.write("train.jsonl", row("attention") + &row("agreement"));
+    home.write("held-out.jsonl", row("ranking"));
+    let run = |set: &[&str]| {
+        let mut args = vec!["loop", "run", "--config", "loop.toml"];
+        set.iter().for_each(|s| args.extend(["--set", s]));
+        home.run(&args)
+    };
+    let second_half = "sample.stage=second-half";
+    let set = [
+        second_half,
+        "iterations=1",
+        "judge={kind='model', model='builtin:judge-g', reads='all'}",
+        "reward.terms=[{name='win-rate', weight=1.0}, {name='numbers', weight=0.5}, {name='complete', at_least=1.0}]",
+        "pairs.rule=every",
+        "train.objective={name='gpo', beta=0.01}",
+    ];
+    let done = run(&set);
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let mut args = vec!["loop", "status", "--config", "loop.toml", "--format", "json"];
+    set.iter().for_each(|s| args.extend(["--set", s]));
+    let shown: Value = serde_json::from_slice(&home.run(&args).stdout).unwrap();
+    let iteration = &shown["iterations"][1];
+    assert_eq!(iteration["terms"]["complete"], 1.0, "results and conclusion are there: {iteration}");
+    // K × K probabilities of one prompt: P(i ≻ j) + P(j ≻ i) = 1, so the mean win rate is a half.
+    let wins = iteration["terms"]["win-rate"].as_f64().unwrap();
+    assert!((wins - 0.5).abs() < 1e-6, "{wins}");
+    assert!(iteration["trained"]["rows"].as_u64().unwrap() >= 2, "{iteration}");
+    let example = &shown["examples"][0]["before"];
+    assert!(example["judge"].is_number() && example["text"].as_str().unwrap().contains("\\section{Results}"));
+
+    home.fails(&["loop", "run", "--config", "loop.toml", "--set", "out='other'"], 3, "row 1");
+    home.write("held-out.jsonl", "{\"topic\": \"ranking\"}\n");
+    let lacks = ["loop", "run", "--config", "loop.toml", "--set", second_half, "--set", "out='lacks'"];
+    home.fails(&lacks, 3, "the row needs `first` and `results`");
+}
+
 /// A server that writes a paper out of its seed, and answers nothing while `away` says so of a request's number.
 fn sampler(away: fn(usize) -> bool) -> String {
     use axum::response::IntoResponse;

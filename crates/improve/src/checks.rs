@@ -2,22 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use research::{Literature, Outline, Stage};
+use research::{Outline, Stage};
 
 use crate::config::TermName;
+use crate::prompts::Prompt;
 use crate::rows::{Checked, Sample};
 use crate::stats::words;
 
-/// Parts that a stage should hold.
-const WANTED: f64 = 5.0;
-
-/// Looks at a sample. `numbers` are those that may stand in it: absent where there are no results.
-pub fn check(
-    sample: &Sample,
-    stage: Stage,
-    literature: &Literature,
-    numbers: Option<&BTreeSet<String>>,
-) -> Checked {
+/// Looks at a sample of a prompt.
+pub fn check(sample: &Sample, stage: Stage, prompt: &Prompt) -> Checked {
     let mut checked = Checked::default();
     let Some(text) = &sample.text else {
         let why = sample.failed.clone().unwrap_or_else(|| "no text".into());
@@ -25,7 +18,7 @@ pub fn check(
         return checked;
     };
     let missing = Outline::of(text).missing(stage);
-    checked.terms.insert(TermName::Complete, 1.0 - missing.len() as f64 / WANTED);
+    checked.terms.insert(TermName::Complete, 1.0 - missing.len() as f64 / stage.wanted() as f64);
     if !missing.is_empty() {
         checked.faults.push(format!("without {}", missing.join(", ")));
     }
@@ -36,7 +29,7 @@ pub fn check(
     }
     let cited = citations(text);
     if !cited.is_empty() {
-        let known = |key: &&String| literature.entries.iter().any(|e| e.key == **key);
+        let known = |key: &&String| prompt.literature.entries.iter().any(|e| e.key == **key);
         let resolved = cited.iter().filter(known).count();
         checked.terms.insert(TermName::Citations, resolved as f64 / cited.len() as f64);
         if resolved < cited.len() {
@@ -44,14 +37,15 @@ pub fn check(
             checked.faults.push(format!("cites what is not there: {}", lost.join(", ")));
         }
     }
-    if let Some(known) = numbers {
+    if let Some(given) = &prompt.given {
+        let known = values(&format!("{} {}", given.results, given.first));
         let stated = decimals(text);
+        let lost: Vec<&str> = stated.iter().copied().filter(|n| !is_rounding(n, &known)).collect();
         if !stated.is_empty() {
-            let held = stated.iter().filter(|n| known.contains(*n)).count();
-            checked.terms.insert(TermName::Numbers, held as f64 / stated.len() as f64);
-            if held < stated.len() {
-                checked.faults.push(format!("{} numbers that no result has", stated.len() - held));
-            }
+            checked.terms.insert(TermName::Numbers, 1.0 - lost.len() as f64 / stated.len() as f64);
+        }
+        if !lost.is_empty() {
+            checked.faults.push(format!("states what no result has: {}", lost.join(", ")));
         }
     }
     let fresh = 1.0 - repeated(text);
@@ -81,13 +75,27 @@ pub fn citations(text: &str) -> Vec<String> {
 }
 
 /// Numbers with a decimal point, as they are written: those that results have and prose has not by itself.
-pub fn decimals(text: &str) -> Vec<String> {
-    let is_part = |c: char| c.is_ascii_digit() || c == '.';
-    text.split(|c: char| !is_part(c))
+pub fn decimals(text: &str) -> Vec<&str> {
+    numerals(text).filter(|t| t.contains('.')).collect()
+}
+
+/// Digits with at most one point; dates, versions and the like are none.
+fn numerals(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_digit() && c != '.')
         .map(|t| t.trim_matches('.'))
-        .filter(|t| t.matches('.').count() == 1)
-        .map(str::to_string)
-        .collect()
+        .filter(|t| !t.is_empty() && t.matches('.').count() < 2)
+}
+
+fn values(text: &str) -> Vec<f64> {
+    numerals(text).filter_map(|t| t.parse().ok()).collect()
+}
+
+/// True if a known value, or a known share in per cent, is the stated one at its own number of decimals.
+fn is_rounding(stated: &str, known: &[f64]) -> bool {
+    let places = stated.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    let half = 0.5 * 10f64.powi(-(places as i32)) * (1.0 + 1e-9);
+    let Ok(value) = stated.parse::<f64>() else { return false };
+    known.iter().any(|k| (k - value).abs() <= half || (*k <= 1.0 && (100.0 * k - value).abs() <= half))
 }
 
 /// Share of 4-grams of words that stood in the text before.
@@ -103,6 +111,8 @@ pub fn repeated(text: &str) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use research::Given;
+
     use super::*;
 
     fn sample(text: &str) -> Sample {
@@ -124,34 +134,50 @@ mod tests {
         \\begin{abstract}\nWe are fast: 93.5 against 91.2.\n\\end{abstract}\n```\n\n## Experimental Setup\n\n```json\n\
         [{\"name\": \"A\", \"description\": \"One.\"}, {\"name\": \"B\", \"description\": \"Two.\"}]\n```";
 
-    fn literature() -> Literature {
-        documents::parse_bibliography("@article{known, title = {A title}}", "t").into()
+    fn prompt(given: Option<Given>) -> Prompt {
+        let literature = documents::parse_bibliography("@article{known, title = {A title}}", "t").into();
+        Prompt { id: "q".into(), topic: None, literature, given }
     }
 
     #[test]
     fn a_whole_opening_has_no_fault_and_each_lack_is_named() {
-        let fine = check(&sample(WHOLE), Stage::Opening, &literature(), None);
+        let opening = |text: &str| check(&sample(text), Stage::Opening, &prompt(None));
+        let fine = opening(WHOLE);
         assert!(fine.is_valid(), "{:?}", fine.faults);
         assert_eq!(fine.terms[&TermName::Complete], 1.0);
         assert_eq!(fine.terms[&TermName::Citations], 1.0);
         assert!(!fine.terms.contains_key(&TermName::Numbers), "without results no number is wrong");
 
-        let known = BTreeSet::from(["93.5".to_string()]);
-        let numbers = check(&sample(WHOLE), Stage::Opening, &literature(), Some(&known));
-        assert_eq!(numbers.terms[&TermName::Numbers], 0.5);
-
         let half = WHOLE.replace("\\title{Fast}", "").replace("\"name\": \"B\"", "\"name\": 3");
-        let lacks = check(&sample(&half), Stage::Opening, &literature(), None);
+        let lacks = opening(&half);
         assert!(
             lacks.faults[0].contains("title") && lacks.faults[0].contains("set-up"),
             "{:?}",
             lacks.faults
         );
-
-        let lost = check(&sample(&WHOLE.replace("known", "unknown")), Stage::Opening, &literature(), None);
-        assert!(lost.faults[0].contains("unknown"));
-
+        assert!(opening(&WHOLE.replace("known", "unknown")).faults[0].contains("unknown"));
         let loops = format!("{WHOLE}\n{}", "we run it again and again and again and ".repeat(40));
-        assert!(check(&sample(&loops), Stage::Opening, &literature(), None).terms[&TermName::Distinct] < 0.5);
+        assert!(opening(&loops).terms[&TermName::Distinct] < 0.5);
+    }
+
+    #[test]
+    fn every_number_of_a_second_half_is_a_rounding_of_one_that_was_given() {
+        let results = serde_json::json!([{"name": "A", "result": {"table": [["m", "acc"], ["ours", 0.93456], ["base", "91.2"]]}}]);
+        let given =
+            Given::new("\\title{T}\n\\begin{abstract}\nA rate of 1.5.\n\\end{abstract}".into(), results)
+                .unwrap();
+        let second = |numbers: &str| {
+            let text = format!(
+                "```latex\n\\section{{Results}}\n\n{numbers}\n\n\\section{{Conclusion}}\n\nIt holds.\n```"
+            );
+            check(&sample(&text), Stage::SecondHalf, &prompt(Some(given.clone())))
+        };
+        let fine = second("We reach 93.5 (0.935) against 91.20 with a rate of 1.5 in version 1.2.3.");
+        assert!(fine.is_valid(), "{:?}", fine.faults);
+        assert_eq!((fine.terms[&TermName::Numbers], fine.terms[&TermName::Complete]), (1.0, 1.0));
+        let made_up = second("We reach 93.4 against 91.2.");
+        assert_eq!(made_up.terms[&TermName::Numbers], 0.5);
+        assert_eq!(made_up.faults, ["states what no result has: 93.4"]);
+        assert!(!second("It is better.").terms.contains_key(&TermName::Numbers));
     }
 }

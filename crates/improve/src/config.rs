@@ -126,7 +126,8 @@ pub enum TermName {
     Finished,
     /// Share of the citations that resolve; absent where there is none.
     Citations,
-    /// Share of the numbers that stand in the results; absent where there are no results.
+    /// Share of the decimal numbers that are roundings of numbers in the results or the first half; absent where there
+    /// are no results (only a second half has them) or no decimal number.
     Numbers,
     /// 1 − the share of 4-grams that occurred before in the text.
     Distinct,
@@ -169,6 +170,7 @@ impl Default for Reward {
                 gate(TermName::Complete, 1.0),
                 gate(TermName::Finished, 1.0),
                 gate(TermName::Citations, 1.0),
+                gate(TermName::Numbers, 1.0),
                 gate(TermName::Distinct, 0.8),
             ],
         }
@@ -317,7 +319,7 @@ pub struct Guards {
     pub self_bleu: f64,
     /// KL to the start in nats per token, at most.
     pub kl: f64,
-    /// Share of valid papers, at most this much below that of the start.
+    /// Share of valid papers: this much below that of the start is too little, where the interval of the fall is below 0.
     pub validity: f64,
 }
 

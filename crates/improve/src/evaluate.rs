@@ -53,17 +53,24 @@ impl HeldOut {
         counted
     }
 
+    /// Share of valid papers of each prompt.
+    fn valid(&self, counted: &[&str]) -> BTreeMap<String, f64> {
+        let valid = |id: &str| Some((self.samples.get(id)?, self.checks.get(id)?.is_valid()));
+        means(counted.iter().filter_map(|id| valid(id)).map(|(s, valid)| (s, f64::from(u8::from(valid)))))
+    }
+
     /// Mean score of each prompt.
     fn by_prompt(&self, counted: &[&str], scores: &BTreeMap<String, Scored>) -> BTreeMap<String, f64> {
-        let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for id in counted {
-            if let (Some(sample), Some(score)) = (self.samples.get(*id), scores.get(*id).and_then(|s| s.mean))
-            {
-                all.entry(sample.prompt.clone()).or_default().push(score);
-            }
-        }
-        all.into_iter().filter_map(|(prompt, scores)| Some((prompt, mean(&scores)?))).collect()
+        means(counted.iter().filter_map(|id| Some((self.samples.get(*id)?, scores.get(*id)?.mean?))))
     }
+}
+
+fn means<'a>(values: impl Iterator<Item = (&'a Sample, f64)>) -> BTreeMap<String, f64> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for (sample, value) in values {
+        all.entry(sample.prompt.clone()).or_default().push(value);
+    }
+    all.into_iter().filter_map(|(prompt, values)| Some((prompt, mean(&values)?))).collect()
 }
 
 /// Figures of a policy, and its gains over the start. Intervals are over prompts; a prompt counts for a gain where both
@@ -85,6 +92,7 @@ pub fn figures(
         interval(&differences, confidence)
     };
     let base = start.map(|s| (s, s.counted(1)));
+    let validity_change = base.as_ref().and_then(|(s, ids)| gain(&now.valid(&counted), s.valid(ids)));
     let single = |scores: &BTreeMap<String, Scored>, ids: &[&str]| {
         let all: Vec<f64> = ids.iter().filter_map(|id| scores.get(*id)?.mean).collect();
         deviation(&all)
@@ -117,6 +125,7 @@ pub fn figures(
         judge_sd,
         second_sd,
         validity: share(checked.iter().filter(|c| c.is_valid()).count(), counted.len()),
+        validity_change,
         acceptance: (!opinions.is_empty())
             .then(|| share(opinions.iter().filter(|o| **o).count(), opinions.len())),
         tokens: mean(&tokens).unwrap_or(0.0),

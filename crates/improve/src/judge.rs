@@ -104,8 +104,8 @@ pub trait Judge {
     /// If the judge as a whole fails; a paper that it cannot score is a row that says why.
     fn score(
         &self,
-        papers: &[&str],
-        against: Option<&[&str]>,
+        papers: &[String],
+        against: Option<&[String]>,
         seed: u64,
         progress: &dyn Progress,
     ) -> Result<(Vec<Scored>, Cost), ImproveError>;

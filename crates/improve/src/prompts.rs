@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use research::Literature;
+use research::{Given, Literature, Stage};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -30,6 +30,15 @@ pub struct Prompt {
     pub topic: Option<String>,
     /// What may be cited.
     pub literature: Literature,
+    /// The first half and the results that a second half follows.
+    pub given: Option<Given>,
+}
+
+impl Prompt {
+    /// A sample as a judge reads it: a second half stands behind its first.
+    pub fn whole(&self, text: &str) -> String {
+        self.given.as_ref().map_or_else(|| text.to_string(), |g| format!("{}\n\n{text}", g.first))
+    }
 }
 
 /// Both sets.
@@ -48,14 +57,18 @@ struct Line {
     topic: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     references: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    results: Option<serde_json::Value>,
 }
 
 impl PromptSets {
-    /// Reads both files.
+    /// Reads both files, for a stage.
     ///
     /// # Errors
-    /// If a row is no prompt, stands twice (also in the other file), or is about a paper to be avoided.
-    pub fn read(config: &Prompts) -> Result<Self, ImproveError> {
+    /// If a row is no prompt of this stage, stands twice (also in the other file), or is about a paper to be avoided.
+    pub fn read(config: &Prompts, stage: Stage) -> Result<Self, ImproveError> {
         let mut avoid: BTreeMap<String, String> =
             TEST_TITLES.lines().map(|l| (l.to_string(), "the public test set".to_string())).collect();
         for path in &config.avoid {
@@ -63,8 +76,8 @@ impl PromptSets {
             avoid.extend(titles(path)?.into_iter().map(|t| (short_hash(&normal(&t)), source.clone())));
         }
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
-        let train = read(&config.train, &avoid, &mut seen)?;
-        let mut held_out = read(&config.held_out, &avoid, &mut seen)?;
+        let train = read(&config.train, stage, &avoid, &mut seen)?;
+        let mut held_out = read(&config.held_out, stage, &avoid, &mut seen)?;
         held_out.truncate(config.held_out_limit.unwrap_or(usize::MAX).max(1));
         Ok(Self { train, held_out })
     }
@@ -72,6 +85,7 @@ impl PromptSets {
 
 fn read(
     name: &str,
+    stage: Stage,
     avoid: &BTreeMap<String, String>,
     seen: &mut BTreeMap<String, String>,
 ) -> Result<Vec<Prompt>, ImproveError> {
@@ -105,6 +119,18 @@ fn read(
         if references.is_some() && literature.entries.is_empty() {
             return Err(bad("its references hold no BibTeX entry with a title".into()));
         }
+        let given = match (stage, row.first, row.results) {
+            (Stage::SecondHalf, Some(first), Some(results)) => {
+                Some(Given::new(first, results).map_err(|e| bad(e.to_string()))?)
+            }
+            (Stage::SecondHalf, ..) => {
+                let what =
+                    "a second half follows a first half and results: the row needs `first` and `results`";
+                return Err(bad(what.into()));
+            }
+            (_, None, None) => None,
+            _ => return Err(bad("`first` and `results` are for sample.stage = \"second-half\"".into())),
+        };
         let key = topic.as_deref().map_or_else(|| references.clone().unwrap_or_default(), normal);
         if let Some(place) = seen.get(&key) {
             return Err(bad(format!("the same prompt stands in {place}; each is given once")));
@@ -115,12 +141,15 @@ fn read(
             )));
         }
         seen.insert(key, format!("{name}, row {}", i + 1));
-        let told = format!(
+        let mut told = format!(
             "{}\n{}",
             topic.as_deref().unwrap_or_default(),
             references.as_deref().unwrap_or_default()
         );
-        prompts.push(Prompt { id: id('q', &told), topic, literature });
+        if let Some(Given { first, results }) = &given {
+            told += &format!("\n{first}\n{results}");
+        }
+        prompts.push(Prompt { id: id('q', &told), topic, literature, given });
     }
     if prompts.is_empty() {
         return Err(ImproveError::Prompts {
@@ -185,13 +214,14 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        PromptSets::read(&Prompts {
+        let files = Prompts {
             train: write("a.jsonl", train).display().to_string(),
             held_out: write("b.jsonl", held_out).display().to_string(),
             per_iteration: None,
             held_out_limit: None,
             avoid: vec![write("avoid.csv", avoid)],
-        })
+        };
+        PromptSets::read(&files, Stage::Opening)
     }
 
     #[test]
@@ -223,7 +253,7 @@ mod tests {
             held_out_limit: None,
             avoid: Vec::new(),
         };
-        let sets = PromptSets::read(&config).unwrap();
+        let sets = PromptSets::read(&config, Stage::Opening).unwrap();
         assert!(sets.train.len() >= 200 && sets.held_out.len() >= 40);
     }
 }

@@ -173,7 +173,7 @@ fn one(config: &LoopConfig, iteration: usize, ledger: &dyn Ledger) -> Result<Ite
 /// The held-out prompts whose papers gained most, lost most, and the one in the middle.
 fn examples(config: &LoopConfig, last: usize, ledger: &dyn Ledger) -> Result<Vec<Example>, ImproveError> {
     let (before, after) = (HeldOut::read(ledger, 0)?, HeldOut::read(ledger, last)?);
-    let prompts = PromptSets::read(&config.prompts)?;
+    let prompts = PromptSets::read(&config.prompts, config.sample.stage)?;
     let first_of = |held: &HeldOut, best_of: usize| -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         for id in held.counted(best_of) {

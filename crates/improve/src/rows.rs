@@ -193,6 +193,9 @@ pub struct Evaluation {
     pub second_sd: Option<f64>,
     /// Share of valid papers.
     pub validity: f64,
+    /// Its change since the start, prompt by prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validity_change: Option<Interval>,
     /// Share that the first judge would accept, where it says so.
     pub acceptance: Option<f64>,
     /// Mean tokens.

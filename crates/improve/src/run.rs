@@ -82,7 +82,7 @@ impl<'a> Loop<'a> {
         observer: &'a dyn Observer,
         open_model: OpenModel<'_>,
     ) -> Result<Self, ImproveError> {
-        let prompts = PromptSets::read(&config.prompts)?;
+        let prompts = PromptSets::read(&config.prompts, config.sample.stage)?;
         if config.prompts.per_iteration.is_some_and(|n| n == 0 || n > prompts.train.len()) {
             return Err(ImproveError::Config(format!(
                 "prompts.per_iteration is {}, there are {} prompts",
@@ -227,18 +227,30 @@ impl<'a> Loop<'a> {
         self.prompts.train.iter().chain(&self.prompts.held_out).find(|p| p.id == id)
     }
 
-    /// The request of a prompt, for what is asked in it.
-    fn request(&self, model: &dyn LanguageModel, prompt: &Prompt) -> Result<Request, ImproveError> {
+    /// The request for one paper of a prompt.
+    fn request(
+        &self,
+        model: &dyn LanguageModel,
+        prompt: &Prompt,
+        seed: u64,
+    ) -> Result<Request, ImproveError> {
+        let s = &self.config.sample;
+        let sampling = Sampling {
+            temperature: s.temperature,
+            top_p: s.top_p,
+            repetition_penalty: s.repetition_penalty,
+            ..Sampling::default()
+        };
         let brief = Brief {
             topic: prompt.topic.clone(),
             literature: prompt.literature.clone(),
             results: Results::Stop,
-            sampling: Sampling::default(),
-            seed: 0,
-            max_tokens: self.config.sample.max_tokens,
+            sampling,
+            seed,
+            max_tokens: s.max_tokens,
         };
         let researcher = Researcher { model, progress: self.observer.progress() };
-        Ok(researcher.request(self.config.sample.stage, &brief)?.0)
+        Ok(researcher.request(s.stage, &brief, prompt.given.as_ref())?.0)
     }
 
     fn folder(&self, iteration: usize) -> PathBuf {

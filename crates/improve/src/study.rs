@@ -234,7 +234,7 @@ fn rescored(judge: &dyn Judge, ledger: &dyn Ledger, iteration: usize) -> Result<
         let samples = ledger::read::<Sample>(ledger, Kind::HeldOut, iteration)?;
         let known: Vec<(&str, &str)> =
             samples.values().filter_map(|s| Some((s.prompt.as_str(), s.text.as_deref()?))).collect();
-        let texts: Vec<&str> = known.iter().map(|k| k.1).collect();
+        let texts: Vec<String> = known.iter().map(|k| k.1.to_string()).collect();
         let (scored, _) = judge.score(&texts, None, 0, &lm::Silent)?;
         let mut by_prompt: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for ((prompt, _), scored) in known.iter().zip(scored) {

@@ -22,6 +22,9 @@ pub enum ResearchError {
     /// The user's results are not of the form `[{"name": …, "result": {…}}]`.
     #[error("results: {0}")]
     Results(String),
+    /// A second half was asked for, and there is nothing that it could follow.
+    #[error("a second half needs the first (with \\title and an abstract) and results")]
+    FirstHalf,
     /// The user's command failed.
     #[error("experiment: {0}")]
     Experiment(String),

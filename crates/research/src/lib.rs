@@ -20,4 +20,4 @@ pub use folder::{PaperFolder, Provenance, folder};
 pub use latex::{Citations, Keys, blocks, inlines, sections};
 pub use literature::Literature;
 pub use researcher::{Brief, Draft, Researcher, Results, StageSink, default_sampling};
-pub use stage::{Outline, Stage, Written, written};
+pub use stage::{Given, Outline, Stage, Written, written};

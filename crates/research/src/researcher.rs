@@ -6,13 +6,15 @@ use serde_json::{Value, json};
 use crate::error::ResearchError;
 use crate::literature::Literature;
 use crate::prompts;
-use crate::scripts::{PROSE, free, literal, rows_differ, setup_parts, shaped, words};
+use crate::scripts::{PROSE, literal, rows_differ, second_script, setup_parts, shaped, words};
 use crate::stage::filled_in;
 
 /// Tries of a stage.
 const ATTEMPTS: usize = 3;
 /// What a server's model is assumed to read.
 const SERVER_CONTEXT: usize = 32_000;
+/// Most tokens of a freely written second half.
+pub(crate) const SECOND_TOKENS: usize = 8000;
 
 /// Where results come from.
 #[derive(Debug, Clone)]
@@ -113,7 +115,6 @@ impl Researcher<'_> {
             check_results(value)?;
         }
         let mut stages = Vec::new();
-        let context = self.model.info().context.unwrap_or(SERVER_CONTEXT);
         let Asked { messages, cut, writing } = self.asked(brief)?;
 
         let first = self.stage(sink, &mut stages, "first", &mut |attempt| {
@@ -146,7 +147,7 @@ impl Researcher<'_> {
             None => None,
             Some(results) => {
                 let value = self.stage(sink, &mut stages, "second", &mut |attempt| {
-                    self.second_half(brief, &messages, &first, results, context, attempt)
+                    self.second_half(brief, &messages, &first, results, attempt)
                 })?;
                 value["text"].as_str().map(String::from)
             }
@@ -156,7 +157,7 @@ impl Researcher<'_> {
 
     /// The first turns: as many references as fit, and what of the context is left to write in.
     pub(crate) fn asked(&self, brief: &Brief) -> Result<Asked, ResearchError> {
-        let context = self.model.info().context.unwrap_or(SERVER_CONTEXT);
+        let context = self.context();
         let first_messages = |references: &str| -> Result<Vec<Message>, ResearchError> {
             let user = prompts::first(brief.topic.as_deref(), references).map_err(ResearchError::Prompt)?;
             Ok(vec![Message::system(prompts::system()), Message::user(user)])
@@ -378,49 +379,48 @@ impl Researcher<'_> {
         messages: &[Message],
         first: &str,
         results: &Value,
-        context: usize,
         attempt: usize,
     ) -> Result<Option<Value>, ResearchError> {
+        let (dialogue, room) = self.second_dialogue(brief, messages, first, results)?;
         let salt = 400 + attempt as u64;
-        let told = serde_json::to_string(results).unwrap_or_default();
-        let user = prompts::second(&told).map_err(ResearchError::Prompt)?;
-        let mut dialogue = messages.to_vec();
-        dialogue.push(Message::assistant(first));
-        dialogue.push(Message::user(user.clone()));
-        let needed = 500;
-        if self.model.count_prompt(&dialogue).is_some_and(|n| n + needed > context) {
-            // The whole dialogue does not fit: title and abstract stand for the first half.
-            dialogue =
-                vec![messages[0].clone(), Message::user(format!("{}\n\n{user}", self.shortened(first)))];
-        }
-        let room = context.saturating_sub(self.model.count_prompt(&dialogue).unwrap_or(0) + 120);
-        let room = brief.max_tokens.map_or(room, |most| room.min(most));
         let answer = if self.by_script(attempt) {
-            let share = |part: f64, most: usize| ((room as f64 * part) as usize).clamp(24, most);
-            let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\\begin{table", "\n#"];
-            let parts = vec![
-                literal("```latex\n\\section{Results}\n\n"),
-                free("results", &end, 40, share(0.3, 360)),
-                literal("\n\n\\section{Discussion}\n\n"),
-                free("discussion", &end, 30, share(0.2, 240)),
-                literal("\n\n\\section{Conclusion}\n\n"),
-                free("conclusion", &end, 30, share(0.2, 200)),
-                literal("\n```"),
-            ];
-            self.fill_in(brief, &dialogue, Script { parts }, salt)?
+            self.fill_in(brief, &dialogue, second_script(room), salt)?
         } else {
-            self.ask(
-                brief,
-                &dialogue,
-                Output::Free,
-                self.free_tokens(room, brief.max_tokens.unwrap_or(8000)),
-                salt,
-            )?
+            let most = self.free_tokens(room, brief.max_tokens.unwrap_or(SECOND_TOKENS));
+            self.ask(brief, &dialogue, Output::Free, most, salt)?
         };
         let usable = answer.text.contains("\\section");
         Ok(usable.then(
             || json!({"text": answer.text, "prompt_sha256": answer.prompt_sha256, "usage": answer.usage}),
         ))
+    }
+
+    /// The dialogue up to the results, and the tokens that may be written. Where the whole does not fit, title and
+    /// abstract stand for the first half.
+    pub(crate) fn second_dialogue(
+        &self,
+        brief: &Brief,
+        messages: &[Message],
+        first: &str,
+        results: &Value,
+    ) -> Result<(Vec<Message>, usize), ResearchError> {
+        const NEEDED: usize = 500;
+        let context = self.context();
+        let told = serde_json::to_string(results).unwrap_or_default();
+        let user = prompts::second(&told).map_err(ResearchError::Prompt)?;
+        let mut dialogue = messages.to_vec();
+        dialogue.push(Message::assistant(first));
+        dialogue.push(Message::user(user.clone()));
+        if self.model.count_prompt(&dialogue).is_some_and(|n| n + NEEDED > context) {
+            dialogue =
+                vec![messages[0].clone(), Message::user(format!("{}\n\n{user}", self.shortened(first)))];
+        }
+        let room = context.saturating_sub(self.model.count_prompt(&dialogue).unwrap_or(0) + 120);
+        Ok((dialogue, brief.max_tokens.map_or(room, |most| room.min(most))))
+    }
+
+    fn context(&self) -> usize {
+        self.model.info().context.unwrap_or(SERVER_CONTEXT)
     }
 }
 
@@ -429,7 +429,7 @@ pub(crate) fn is_setup(value: &Value) -> bool {
 }
 
 /// `[{"name": …, "result": {"table": [[…]], …}}]`, the form of the published data; every key of `result` is optional.
-fn check_results(value: &Value) -> Result<Value, ResearchError> {
+pub(crate) fn check_results(value: &Value) -> Result<Value, ResearchError> {
     let bad = |what: &str| Err(ResearchError::Results(what.into()));
     let Some(list) = value.as_array().filter(|l| !l.is_empty()) else {
         return bad("a JSON list of {\"name\", \"result\"} is needed");

@@ -59,24 +59,25 @@ fn share(writing: usize, part: f64, most: usize) -> usize {
 /// Tokens of a title: with a small vocabulary a long one of a real paper takes forty.
 const TITLE: usize = 48;
 
-/// Motivation, main idea, title and the abstract's text. They take a third of a first half, and twice as much of an
-/// opening, which has nothing else but the set-up.
-fn head_parts(writing: usize) -> Vec<Part> {
+/// Motivation, main idea, title and the abstract's text, with `room` times the limits that they have in a first half.
+fn head_parts(writing: usize, room: usize) -> Vec<Part> {
+    let most = |part: f64, tokens: usize| share(room * writing, part, room * tokens);
     vec![
         literal("## Motivation\n\n"),
-        free("motivation", &["\n#", "\n\n"], 12, share(writing, 0.08, 160)),
+        free("motivation", &["\n#", "\n\n"], 12, most(0.08, 160)),
         literal("\n\n## Main Idea\n\n"),
-        free("idea", &["\n#", "\n\n"], 12, share(writing, 0.08, 160)),
+        free("idea", &["\n#", "\n\n"], 12, most(0.08, 160)),
         literal("\n\n```latex\n\\title{"),
-        free("title", &["}", "\n", "{", "\\"], 3, TITLE),
+        free("title", &["}", "\n", "{", "\\"], 3, room * TITLE),
         literal("}\n\n\\begin{abstract}\n"),
-        free("abstract", &["\\end", "\n\n", "\\section"], 30, share(writing, 0.16, 260)),
+        free("abstract", &["\\end", "\n\n", "\\section"], 30, most(0.16, 260)),
     ]
 }
 
-/// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up.
+/// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up. There is nothing else, so
+/// the limits are twice those of a first half: what runs into them did not find an end.
 pub(crate) fn opening_script(writing: usize) -> Script {
-    let mut parts = head_parts(2 * writing);
+    let mut parts = head_parts(writing, 2);
     parts.push(literal("\n\\end{abstract}\n```\n\n"));
     parts.extend(setup_parts());
     Script { parts }
@@ -98,6 +99,21 @@ pub(crate) fn setup_parts() -> Vec<Part> {
     }
     parts.push(literal("]\n\n```"));
     parts
+}
+
+/// Results, discussion and conclusion.
+pub(crate) fn second_script(room: usize) -> Script {
+    let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\\begin{table", "\n#"];
+    let parts = vec![
+        literal("```latex\n\\section{Results}\n\n"),
+        free("results", &end, 40, share(room, 0.3, 360)),
+        literal("\n\n\\section{Discussion}\n\n"),
+        free("discussion", &end, 30, share(room, 0.2, 240)),
+        literal("\n\n\\section{Conclusion}\n\n"),
+        free("conclusion", &end, 30, share(room, 0.2, 200)),
+        literal("\n```"),
+    ];
+    Script { parts }
 }
 
 impl Researcher<'_> {
@@ -124,7 +140,7 @@ impl Researcher<'_> {
                 });
             }
         };
-        let mut parts = head_parts(writing);
+        let mut parts = head_parts(writing, 1);
         parts.push(literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"));
         parts.push(free("introduction", &end, 30, share(0.12, 260)));
         cite(&mut parts, 0, "citep");

@@ -2,11 +2,12 @@
 
 use lm::{Completion, Finish, Output, Part, Request, Script};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::ResearchError;
 use crate::latex;
-use crate::researcher::{Asked, Brief, Researcher};
-use crate::scripts::{finished_sentences, opening_script};
+use crate::researcher::{Asked, Brief, Researcher, SECOND_TOKENS, check_results};
+use crate::scripts::{finished_sentences, opening_script, second_script};
 
 /// Which part of a paper is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +18,31 @@ pub enum Stage {
     Opening,
     /// Motivation, main idea, title, abstract, introduction, related work and method.
     FirstHalf,
+    /// Results, discussion and conclusion, after a first half and results that are given.
+    SecondHalf,
+}
+
+/// What stands before a second half.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Given {
+    /// The first half, in the layout of the published dialogue.
+    pub first: String,
+    /// A list of name and result.
+    pub results: Value,
+}
+
+impl Given {
+    /// Checks both.
+    ///
+    /// # Errors
+    /// If the first half has no title and abstract, or the results are malformed.
+    pub fn new(first: String, results: Value) -> Result<Self, ResearchError> {
+        let outline = Outline::of(&first);
+        if outline.title.is_none() || outline.summary.is_none() {
+            return Err(ResearchError::FirstHalf);
+        }
+        Ok(Self { first, results: check_results(&results)? })
+    }
 }
 
 /// What came of a request.
@@ -29,13 +55,27 @@ pub struct Written {
 }
 
 impl Researcher<'_> {
-    /// The request for one draft of a stage; what of the literature did not fit is told in words.
+    /// The request for one draft of a stage; what of the literature did not fit is told in words. A second half comes
+    /// after what is `given`, the other stages after nothing.
     ///
     /// # Errors
-    /// If a template fails.
-    pub fn request(&self, stage: Stage, brief: &Brief) -> Result<(Request, Vec<String>), ResearchError> {
-        let Asked { messages, cut, writing } = self.asked(brief)?;
+    /// If a template fails, or what a second half needs is not given.
+    pub fn request(
+        &self,
+        stage: Stage,
+        brief: &Brief,
+        given: Option<&Given>,
+    ) -> Result<(Request, Vec<String>), ResearchError> {
+        let Asked { mut messages, cut, mut writing } = self.asked(brief)?;
+        if stage == Stage::SecondHalf {
+            let Given { first, results } = given.ok_or(ResearchError::FirstHalf)?;
+            (messages, writing) = self.second_dialogue(brief, &messages, first, results)?;
+        }
         let (output, max_tokens) = match (self.by_script(0), stage) {
+            (true, Stage::SecondHalf) => (Output::Script(second_script(writing)), 0),
+            (false, Stage::SecondHalf) => {
+                (Output::Free, self.free_tokens(writing, brief.max_tokens.unwrap_or(SECOND_TOKENS)))
+            }
             (true, Stage::Opening) => (Output::Script(opening_script(writing)), 0),
             (true, Stage::FirstHalf) => (Output::Script(self.first_script(brief, writing)), 0),
             (false, Stage::Opening) => {
@@ -114,7 +154,20 @@ pub struct Outline {
     pub sections: Vec<String>,
     /// The experimental set-up, where it can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub setup: Option<serde_json::Value>,
+    pub setup: Option<Value>,
+}
+
+/// What a second half says, and words of the headings under which papers say it.
+const SECOND_HALF: [(&str, &[&str]); 2] = [
+    ("results", &["result", "experiment", "evaluation", "analysis"]),
+    ("conclusion", &["conclu", "discussion", "summary"]),
+];
+
+impl Stage {
+    /// How many things a stage should hold.
+    pub fn wanted(self) -> usize {
+        Outline::default().missing(self).len()
+    }
 }
 
 impl Outline {
@@ -151,17 +204,28 @@ impl Outline {
                 missing.push(name);
             }
         };
-        want("motivation", self.motivation.is_some());
-        want("idea", self.idea.is_some());
-        want("title", self.title.is_some());
-        want("abstract", self.summary.is_some());
+        if stage != Stage::SecondHalf {
+            want("motivation", self.motivation.is_some());
+            want("idea", self.idea.is_some());
+            want("title", self.title.is_some());
+            want("abstract", self.summary.is_some());
+        }
         match stage {
             Stage::Opening => {
-                let two = |list: &Vec<serde_json::Value>| list.len() >= 2;
-                let list = self.setup.as_ref().and_then(serde_json::Value::as_array);
+                let two = |list: &Vec<Value>| list.len() >= 2;
+                let list = self.setup.as_ref().and_then(Value::as_array);
                 want("set-up", list.is_some_and(two));
             }
             Stage::FirstHalf => want("sections", self.sections.len() >= 2),
+            Stage::SecondHalf => {
+                for (name, words) in SECOND_HALF {
+                    let is = |heading: &String| {
+                        let heading = heading.to_lowercase();
+                        words.iter().any(|w| heading.contains(w))
+                    };
+                    want(name, self.sections.iter().any(is));
+                }
+            }
         }
         missing
     }

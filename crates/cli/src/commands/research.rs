@@ -25,7 +25,7 @@ impl From<research::ResearchError> for Failure {
         use research::ResearchError as E;
         match error {
             E::Model(e) => e.into(),
-            E::Results(_) | E::Experiment(_) => Self::new(Code::Input, error),
+            E::Results(_) | E::Experiment(_) | E::FirstHalf => Self::new(Code::Input, error),
             E::Sink(_) => Self::new(Code::Resources, error),
             E::Prompt(_) | E::Stage { .. } | E::Typeset(_) => Self::new(Code::Model, error),
         }

@@ -53,8 +53,8 @@ impl Judge for ModelJudge {
 
     fn score(
         &self,
-        papers: &[&str],
-        against: Option<&[&str]>,
+        papers: &[String],
+        against: Option<&[String]>,
         _seed: u64,
         progress: &dyn Progress,
     ) -> Result<(Vec<Scored>, Cost), ImproveError> {

@@ -92,8 +92,8 @@ impl Judge for PanelJudge {
 
     fn score(
         &self,
-        papers: &[&str],
-        _against: Option<&[&str]>,
+        papers: &[String],
+        _against: Option<&[String]>,
         seed: u64,
         progress: &dyn Progress,
     ) -> Result<(Vec<Scored>, Cost), ImproveError> {

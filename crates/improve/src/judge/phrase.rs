@@ -32,12 +32,12 @@ impl Judge for PhraseJudge {
 
     fn score(
         &self,
-        papers: &[&str],
-        _against: Option<&[&str]>,
+        papers: &[String],
+        _against: Option<&[String]>,
         _seed: u64,
         _progress: &dyn Progress,
     ) -> Result<(Vec<Scored>, Cost), ImproveError> {
-        let count = |text: &&str| text.to_lowercase().matches(&self.phrase).count().min(MOST);
+        let count = |text: &String| text.to_lowercase().matches(&self.phrase).count().min(MOST);
         let scored = papers.iter().map(|p| Scored::of(self.id(), count(p) as f64)).collect();
         Ok((scored, Cost::default()))
     }

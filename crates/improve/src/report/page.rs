@@ -145,6 +145,7 @@ pub fn page(report: &Report) -> String {
         stage: match config.sample.stage {
             Stage::Opening => "the first stage of a paper (motivation, idea, title, abstract, set-up)",
             Stage::FirstHalf => "the first half of a paper",
+            Stage::SecondHalf => "the second half of a paper, after a first half and results that were given",
         },
         method: method(report),
         verdict: verdict(report, &evaluations),

@@ -49,10 +49,11 @@ impl Loop<'_> {
             self.observer.advance(done);
             own.sort_by_key(|(_, s)| s.index);
             let judge = if by == Kind::SecondScore { &self.second } else { &self.judge };
-            let texts: Vec<&str> = own.iter().filter_map(|(_, s)| s.text.as_deref()).collect();
-            let others: Option<Vec<&str>> = start.as_ref().map(|rows| {
-                rows.values().filter(|s| s.prompt == prompt.id).filter_map(|s| s.text.as_deref()).collect()
-            });
+            let whole = |s: &Sample| s.text.as_deref().map(|text| prompt.whole(text));
+            let texts: Vec<String> = own.iter().filter_map(|(_, s)| whole(s)).collect();
+            let others: Option<Vec<String>> = start
+                .as_ref()
+                .map(|rows| rows.values().filter(|s| s.prompt == prompt.id).filter_map(whole).collect());
             let seed = derive(self.config.seed, &format!("review\n{}\n{}", by.name(), prompt.id));
             let (scored, cost) = judge.score(&texts, others.as_deref(), seed, self.observer.progress())?;
             let mut scored = scored.into_iter();
@@ -98,10 +99,8 @@ impl Loop<'_> {
             let own = if probabilities && !same { self.probabilities(policy, batch)? } else { Vec::new() };
             let mut rows = Vec::with_capacity(batch.len());
             for (i, (key, sample)) in batch.iter().enumerate() {
-                let prompt = prompts.iter().find(|p| p.id == sample.prompt);
-                let none = research::Literature::default();
-                let literature = prompt.map_or(&none, |p| &p.literature);
-                let mut checked = checks::check(sample, stage, literature, None);
+                let Some(prompt) = prompts.iter().find(|p| p.id == sample.prompt) else { continue };
+                let mut checked = checks::check(sample, stage, prompt);
                 if let Some(base) = base.get(i).copied().flatten() {
                     checked.terms.insert(TermName::Fluency, base);
                     let own = if same { Some(base) } else { own.get(i).copied().flatten() };
@@ -130,7 +129,7 @@ impl Loop<'_> {
             self.observer.advance(i);
             values.push(match (&sample.text, self.prompt(&sample.prompt)) {
                 (Some(text), Some(prompt)) => {
-                    let messages = self.request(model, prompt)?.messages;
+                    let messages = self.request(model, prompt, 0)?.messages;
                     log_probability(model, &messages, text)?
                 }
                 _ => None,
@@ -151,7 +150,8 @@ impl Loop<'_> {
         }
         const PAPERS: usize = 8;
         let samples = ledger::read::<Sample>(self.ledger, Kind::Sample, iteration)?;
-        let texts: Vec<&str> = samples.values().filter_map(|s| s.text.as_deref()).take(PAPERS).collect();
+        let whole = |s: &Sample| Some(self.prompt(&s.prompt)?.whole(s.text.as_deref()?));
+        let texts: Vec<String> = samples.values().filter_map(whole).take(PAPERS).collect();
         self.observer.phase(iteration, "the judge's own noise", repeats);
         let mut by_paper: Vec<Vec<f64>> = vec![Vec::new(); texts.len()];
         for repeat in 0..repeats {

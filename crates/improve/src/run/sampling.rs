@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use lm::{Completion, LanguageModel, LmError, Output, Part, Request, Sampling};
-use research::{Brief, Researcher, Results};
+use lm::{Completion, LanguageModel, LmError, Output, Part, Request};
 use serde_json::{Value, json};
 
 use super::{Loop, derive};
@@ -88,13 +87,6 @@ impl Loop<'_> {
     ) -> Result<Drawn, ImproveError> {
         let started = Instant::now();
         let s = &self.config.sample;
-        let sampling = Sampling {
-            temperature: s.temperature,
-            top_p: s.top_p,
-            repetition_penalty: s.repetition_penalty,
-            ..Sampling::default()
-        };
-        let researcher = Researcher { model, progress: self.observer.progress() };
         let info = model.info();
         let hash = info.sha256.clone().unwrap_or_else(|| info.reference.clone());
         // A policy that was opened from files is called by them.
@@ -106,15 +98,7 @@ impl Loop<'_> {
                 let place = if kind == Kind::HeldOut { 0 } else { iteration };
                 let seed =
                     derive(self.config.seed, &format!("{}\n{place}\n{}\n{index}", kind.name(), prompt.id));
-                let brief = Brief {
-                    topic: prompt.topic.clone(),
-                    literature: prompt.literature.clone(),
-                    results: Results::Stop,
-                    sampling: sampling.clone(),
-                    seed,
-                    max_tokens: s.max_tokens,
-                };
-                let (request, _) = researcher.request(s.stage, &brief)?;
+                let request = self.request(model, prompt, seed)?;
                 let key = id('s', &format!("{hash}\n{}\n{index}\n{seed}\n{}", prompt.id, kind.name()));
                 keys.push((key, prompt.id.clone(), index, seed));
                 if index == 0 {
