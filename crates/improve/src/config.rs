@@ -218,6 +218,9 @@ pub struct Pairs {
     pub noise: f64,
     /// Repeated reviews of a few samples, which that deviation is measured with.
     pub repeats: usize,
+    /// Takes out of the rewards what the logarithm of the tokens explains among papers of one prompt, before they are
+    /// compared: else a judge with a taste for long texts, or for words of many tokens, teaches length before all.
+    pub length_neutral: bool,
     /// Pairs of which one text is longer than the other by more than this factor are left out; 0 does not look.
     pub length_ratio: f64,
     /// Most pairs of a prompt.
@@ -236,6 +239,7 @@ impl Default for Pairs {
             margin: 0.0,
             noise: 1.0,
             repeats: 0,
+            length_neutral: true,
             length_ratio: 1.5,
             per_prompt: 6,
             replay: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Cut, PairRule, Pairs};
+use crate::config::{Cut, PairRule, Pairs, TermName};
 use crate::ledger::id;
 use crate::rows::{Pair, PairCounts, Rewarded, Sample};
 use crate::stats::{deviation, mean};
@@ -18,6 +18,24 @@ pub struct Candidate<'a> {
     pub reward: &'a Rewarded,
 }
 
+/// A candidate that may be in a pair, and the reward by which it is compared.
+#[derive(Clone, Copy)]
+struct Usable<'a> {
+    candidate: Candidate<'a>,
+    total: f64,
+}
+
+impl Usable<'_> {
+    fn tokens(&self) -> f64 {
+        self.candidate.sample.tokens.max(1) as f64
+    }
+
+    /// No gate keeps it back.
+    fn passes(&self) -> bool {
+        self.candidate.reward.gated.is_empty()
+    }
+}
+
 /// What is set against what, and what was left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Made {
@@ -30,52 +48,54 @@ pub struct Made {
 /// Makes pairs of an iteration's samples. `noise` is the judge's own standard deviation over repeated reviews.
 pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     let mut made = Made::default();
-    let mut prompts: BTreeMap<&str, Vec<Candidate<'_>>> = BTreeMap::new();
+    let mut prompts: BTreeMap<&str, Vec<Usable<'_>>> = BTreeMap::new();
     for c in candidates {
         let of_prompt = prompts.entry(&c.sample.prompt).or_default();
-        if c.sample.text.is_none() {
-            made.counts.failed += 1;
-        } else if c.reward.total.is_none() {
-            made.counts.unscored += 1;
-        } else if config.cut == Cut::LeaveOut && !c.sample.unfinished.is_empty() {
+        let Some(total) = c.reward.total.filter(|_| c.sample.text.is_some()) else {
+            if c.sample.text.is_none() {
+                made.counts.failed += 1;
+            } else {
+                made.counts.unscored += 1;
+            }
+            continue;
+        };
+        if config.cut == Cut::LeaveOut && !c.sample.unfinished.is_empty() {
             made.counts.cut += 1;
-        } else if of_prompt.iter().any(|o| o.sample.text == c.sample.text) {
+        } else if of_prompt.iter().any(|o| o.candidate.sample.text == c.sample.text) {
             made.counts.duplicates += 1;
         } else {
             made.counts.gated += usize::from(!c.reward.gated.is_empty());
-            of_prompt.push(*c);
+            of_prompt.push(Usable { candidate: *c, total });
         }
     }
-    let totals: Vec<f64> = prompts.values().flatten().filter_map(|c| c.reward.total).collect();
+    if config.length_neutral {
+        made.counts.length_slope = take_length_out(&mut prompts);
+    }
+    let totals: Vec<f64> = prompts.values().flatten().map(|c| c.total).collect();
     let scale = config.scale.or_else(|| deviation(&totals)).filter(|s| *s > 0.0).unwrap_or(1.0);
     let margin = config.margin.max(config.noise * noise);
     let (mut chosen_tokens, mut rejected_tokens) = (Vec::new(), Vec::new());
     for mut of_prompt in prompts.into_values() {
         // Best first; samples that a gate keeps back stand behind all others. Equal ones in the order they were drawn.
-        let key =
-            |c: &Candidate<'_>| (c.reward.gated.is_empty(), c.reward.total.unwrap_or(f64::NEG_INFINITY));
-        of_prompt.sort_by(|a, b| {
-            let (a, b) = (key(a), key(b));
-            b.0.cmp(&a.0).then(b.1.total_cmp(&a.1))
-        });
+        of_prompt.sort_by(|a, b| b.passes().cmp(&a.passes()).then(b.total.total_cmp(&a.total)));
         let standing = Standing::of(&of_prompt, scale);
         let mut found = Vec::new();
         for (i, j) in wanted(config.rule, of_prompt.len()) {
             let (better, worse) = (&of_prompt[i], &of_prompt[j]);
-            if !better.reward.gated.is_empty() {
+            if !better.passes() {
                 continue;
             }
             let difference = match config.rule {
                 PairRule::Dno => standing.wins[i] - standing.wins[j],
-                _ => better.reward.total.unwrap_or(0.0) - worse.reward.total.unwrap_or(0.0),
+                _ => better.total - worse.total,
             };
             // A sample behind a gate is worse whatever its score.
-            let behind = !worse.reward.gated.is_empty();
+            let behind = !worse.passes();
             if !(behind || difference > margin) && config.rule != PairRule::Every {
                 made.counts.close += 1;
                 continue;
             }
-            let (a, b) = (better.sample.tokens.max(1) as f64, worse.sample.tokens.max(1) as f64);
+            let (a, b) = (better.tokens(), worse.tokens());
             if config.length_ratio > 0.0 && (a / b).max(b / a) > config.length_ratio {
                 made.counts.lengths += 1;
                 continue;
@@ -88,12 +108,12 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
         made.counts.prompts_without += usize::from(found.is_empty());
         for (i, j, difference) in found {
             let (better, worse) = (&of_prompt[i], &of_prompt[j]);
-            chosen_tokens.push(better.sample.tokens as f64);
-            rejected_tokens.push(worse.sample.tokens as f64);
+            chosen_tokens.push(better.tokens());
+            rejected_tokens.push(worse.tokens());
             let pair = Pair {
-                prompt: better.sample.prompt.clone(),
-                chosen: better.id.into(),
-                rejected: worse.id.into(),
+                prompt: better.candidate.sample.prompt.clone(),
+                chosen: better.candidate.id.into(),
+                rejected: worse.candidate.id.into(),
                 difference,
                 score_chosen: standing.scores[i],
                 score_rejected: standing.scores[j],
@@ -107,6 +127,33 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     made.counts.made = made.pairs.len();
     made.counts.length_ratio = mean(&chosen_tokens).zip(mean(&rejected_tokens)).map(|(a, b)| a / b);
     made
+}
+
+/// Takes the part of the rewards that ln(tokens) explains within prompts (least squares over all of them) out of them;
+/// returns the slope, in the reward's units per doubling of the length.
+fn take_length_out(prompts: &mut BTreeMap<&str, Vec<Usable<'_>>>) -> Option<f64> {
+    let centre = |own: &[Usable<'_>]| -> Option<(f64, f64)> {
+        let lengths: Vec<f64> = own.iter().map(|u| u.tokens().ln()).collect();
+        let totals: Vec<f64> = own.iter().map(|u| u.total).collect();
+        mean(&lengths).zip(mean(&totals))
+    };
+    let (mut product, mut square) = (0.0, 0.0);
+    for own in prompts.values() {
+        let Some((length, total)) = centre(own) else { continue };
+        for u in own {
+            let apart = u.tokens().ln() - length;
+            product += apart * (u.total - total);
+            square += apart * apart;
+        }
+    }
+    let slope = (square > 0.0).then(|| product / square)?;
+    for own in prompts.values_mut() {
+        let Some((length, _)) = centre(own) else { continue };
+        for u in own {
+            u.total -= slope * (u.tokens().ln() - length);
+        }
+    }
+    Some(slope * std::f64::consts::LN_2)
 }
 
 /// Candidates for pairs among n samples, best first, in the order in which they are tried.
@@ -133,16 +180,16 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(samples: &[Candidate<'_>], scale: f64) -> Self {
+    fn of(samples: &[Usable<'_>], scale: f64) -> Self {
         let n = samples.len();
         // Where the judge compared the samples itself, its probabilities count.
         let known: Option<Vec<f64>> =
-            samples.iter().map(|c| c.reward.terms.get(&crate::config::TermName::WinRate).copied()).collect();
+            samples.iter().map(|u| u.candidate.reward.terms.get(&TermName::WinRate).copied()).collect();
         if let Some(wins) = known {
             let odds = |p: f64| (p.clamp(1e-6, 1.0 - 1e-6) / (1.0 - p.clamp(1e-6, 1.0 - 1e-6))).ln();
             return Self { scores: wins.iter().map(|p| odds(*p)).collect(), wins };
         }
-        let totals: Vec<f64> = samples.iter().map(|c| c.reward.total.unwrap_or(0.0) / scale).collect();
+        let totals: Vec<f64> = samples.iter().map(|u| u.total / scale).collect();
         let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
         let over = |i: usize, f: &dyn Fn(f64) -> f64| -> f64 {
             (0..n).filter(|j| *j != i).map(|j| f(totals[i] - totals[j])).sum()
@@ -176,7 +223,6 @@ pub fn replayed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TermName;
 
     fn samples(rows: &[(&str, f64, usize, bool)]) -> Vec<(String, Sample, Rewarded)> {
         rows.iter()
@@ -204,6 +250,11 @@ mod tests {
             .collect()
     }
 
+    /// Rewards as they are: what length explains of a handful is chance.
+    fn plain() -> Pairs {
+        Pairs { length_neutral: false, ..Pairs::default() }
+    }
+
     fn make(config: &Pairs, rows: &[(&str, f64, usize, bool)], noise: f64) -> Made {
         let owned = samples(rows);
         let candidates: Vec<Candidate<'_>> =
@@ -219,7 +270,7 @@ mod tests {
     fn each_rule_takes_the_pairs_that_its_paper_takes() {
         let rows =
             [("q", 1.0, 100, false), ("q", 4.0, 100, false), ("q", 2.0, 100, false), ("q", 3.0, 100, false)];
-        let rule = |rule| Pairs { rule, ..Pairs::default() };
+        let rule = |rule| Pairs { rule, ..plain() };
         assert_eq!(names(&make(&rule(PairRule::BestWorst), &rows, 0.0)), [("s1", "s0")]);
         assert_eq!(make(&rule(PairRule::Margin), &rows, 0.0).pairs.len(), 6);
         assert_eq!(names(&make(&rule(PairRule::Every), &rows, 0.0)), [("s1", "s0"), ("s3", "s2")]);
@@ -242,7 +293,7 @@ mod tests {
             ("d", 3.0, 300, false),
             ("d", 1.0, 100, false),
         ];
-        let made = make(&Pairs { noise: 2.0, ..Pairs::default() }, &rows, 0.1);
+        let made = make(&Pairs { noise: 2.0, ..plain() }, &rows, 0.1);
         assert_eq!(names(&made), [("s5", "s4")], "a gate counts for more than a score");
         let c = &made.counts;
         assert_eq!((c.unscored, c.gated, c.close, c.lengths, c.prompts_without), (1, 1, 1, 1, 3));
@@ -255,7 +306,7 @@ mod tests {
         let made = |cut| {
             let candidates: Vec<Candidate<'_>> =
                 owned.iter().map(|(id, sample, reward)| Candidate { id, sample, reward }).collect();
-            pairs(&Pairs { cut, ..Pairs::default() }, &candidates, 0.0)
+            pairs(&Pairs { cut, ..plain() }, &candidates, 0.0)
         };
         assert_eq!(names(&made(Cut::LeaveOut)), [("s0", "s1")]);
         assert_eq!(made(Cut::LeaveOut).counts.cut, 1);
@@ -266,13 +317,27 @@ mod tests {
     fn the_best_and_worst_of_like_length_are_taken_where_the_very_best_is_too_long() {
         let rows =
             [("q", 5.0, 400, false), ("q", 4.0, 100, false), ("q", 1.0, 110, false), ("q", 0.5, 90, false)];
-        assert_eq!(names(&make(&Pairs::default(), &rows, 0.0)), [("s1", "s3")]);
+        assert_eq!(names(&make(&plain(), &rows, 0.0)), [("s1", "s3")]);
+    }
+
+    #[test]
+    fn what_length_explains_is_taken_out_of_the_rewards() {
+        // A point for every doubling, and a taste of a tenth that has nothing to do with length.
+        let row = |tokens: usize, taste: f64| ("q", (tokens as f64).log2() + taste, tokens, false);
+        let rows = [row(100, 0.1), row(100, -0.1), row(140, -0.1), row(140, 0.1)];
+        let as_is = make(&plain(), &rows, 0.0);
+        assert_eq!(names(&as_is), [("s3", "s1")]);
+        let made = make(&Pairs { rule: PairRule::Margin, ..Pairs::default() }, &rows, 0.0);
+        assert!((made.counts.length_slope.unwrap() - 1.0).abs() < 1e-9);
+        let far: Vec<_> = made.pairs.iter().filter(|p| p.1.difference > 0.1).collect();
+        assert_eq!(far.len(), 4, "each of the two that are liked above each of the two that are not");
+        assert!(far.iter().all(|p| (p.1.difference - 0.2).abs() < 1e-9));
     }
 
     #[test]
     fn replay_takes_the_clearest_earlier_pairs_and_none_twice() {
         let made = make(
-            &Pairs { rule: PairRule::Margin, ..Pairs::default() },
+            &Pairs { rule: PairRule::Margin, ..plain() },
             &[("q", 1.0, 9, false), ("q", 2.0, 9, false), ("q", 4.0, 9, false)],
             0.0,
         );

@@ -142,6 +142,9 @@ pub struct PairCounts {
     pub prompts_without: usize,
     /// Mean tokens of the better ones over those of the worse ones.
     pub length_ratio: Option<f64>,
+    /// What a doubling of the length adds to a reward among papers of one prompt, where that was taken out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length_slope: Option<f64>,
 }
 
 /// A training's outcome.

@@ -1,10 +1,10 @@
 //! Checkpoints: whole or absent. A folder is filled under another name, synced and renamed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
+use candle_core::{Tensor, Var};
 use models::{AdapterFiles, ModelSource, TrainableDecoder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::folder::Companions;
 use crate::network::{Network, Reference};
 use crate::objectives::State;
 use crate::recipe::{Kind, Recipe};
+use crate::tensors::{each_tensor, write_tensors, write_values};
 
 /// Where a training stands.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -54,18 +55,6 @@ impl Position {
         }
         Ok(())
     }
-}
-
-/// Writes `tensors` in the layout that Python's loaders read.
-pub(crate) fn write_tensors(path: &Path, tensors: &HashMap<String, Tensor>) -> Result<(), TrainError> {
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| {
-        let source = match e {
-            safetensors::SafeTensorError::IoError(e) => e,
-            other => std::io::Error::other(other.to_string()),
-        };
-        TrainError::Io { path: path.into(), source }
-    })
 }
 
 fn variables(decoder: &TrainableDecoder) -> HashMap<String, Tensor> {
@@ -141,13 +130,10 @@ pub(crate) fn save(
                 write_tensors(&folder.join("reference.safetensors"), &variables(reference))?;
             }
         }
-        let mut state = HashMap::new();
-        for (name, moments) in &adamw.moments {
-            let n = moments.first.len();
-            state.insert(format!("first.{name}"), Tensor::from_slice(&moments.first, n, &Device::Cpu)?);
-            state.insert(format!("second.{name}"), Tensor::from_slice(&moments.second, n, &Device::Cpu)?);
-        }
-        write_tensors(&folder.join("optimizer.safetensors"), &state)?;
+        let lists = adamw.moments.iter().flat_map(|(name, m)| {
+            [(format!("first.{name}"), m.first.as_slice()), (format!("second.{name}"), m.second.as_slice())]
+        });
+        write_values(&folder.join("optimizer.safetensors"), lists)?;
         let path = folder.join("position.json");
         let text = serde_json::to_string(&position).unwrap_or_default();
         fs::write(&path, text).map_err(TrainError::io(&path))
@@ -185,50 +171,61 @@ pub(crate) fn restore(
             folder.display()
         ))
     };
-    let load = |name: &str| {
-        candle_core::safetensors::load(folder.join(name), &Device::Cpu)
-            .map_err(|e| bad(name, e.to_string().lines().next().unwrap_or_default()))
-    };
     let path = folder.join("position.json");
     let text = fs::read(&path).map_err(TrainError::io(&path))?;
     let position: Position =
         serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
     position.belongs(&start, folder)?;
     let position = Position { model_sha256: start.model_sha256, data_sha256: start.data_sha256, ..position };
-    set(network.decoder(), &load("model.safetensors")?, folder)?;
+    let set = |decoder: &TrainableDecoder, name: &str| {
+        let mut missing: BTreeMap<&String, &Var> = decoder.variables().iter().collect();
+        let path = folder.join(name);
+        each_tensor(
+            &path,
+            |why| bad(name, why),
+            |name, tensor| {
+                let name = name.to_string();
+                if missing.get(&name).is_some_and(|v| v.dims() == tensor.dims()) {
+                    if let Some(variable) = missing.remove(&name) {
+                        variable.set(&tensor.to_device(variable.device())?)?;
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        match missing.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(TrainError::Recipe(format!(
+                "{}: has no {name} of this shape; another model?",
+                folder.display()
+            ))),
+        }
+    };
+    set(network.decoder(), "model.safetensors")?;
     if let Reference::Own(reference) = &network.reference {
         if reference.moves() {
-            set(reference, &load("reference.safetensors")?, folder)?;
+            set(reference, "reference.safetensors")?;
         }
     }
     let mut adamw = AdamW::default();
-    for (name, tensor) in load("optimizer.safetensors")? {
-        let Some((which, name)) = name.split_once('.') else { continue };
-        let moments = adamw.moments.entry(name.to_string()).or_insert_with(Moments::default);
-        let values = tensor.to_vec1::<f32>()?;
-        if which == "first" {
-            moments.first = values;
-        } else {
-            moments.second = values;
-        }
-    }
+    let optimizer = "optimizer.safetensors";
+    each_tensor(
+        &folder.join(optimizer),
+        |why| bad(optimizer, why),
+        |name, tensor| {
+            let Some((which, name)) = name.split_once('.') else { return Ok(()) };
+            let moments = adamw.moments.entry(name.to_string()).or_insert_with(Moments::default);
+            let values = tensor.to_vec1::<f32>()?;
+            if which == "first" {
+                moments.first = values;
+            } else {
+                moments.second = values;
+            }
+            Ok(())
+        },
+    )?;
     adamw.step = position.step;
     Ok((adamw, position))
-}
-
-fn set(
-    decoder: &TrainableDecoder,
-    tensors: &HashMap<String, Tensor>,
-    folder: &Path,
-) -> Result<(), TrainError> {
-    for (name, variable) in decoder.variables() {
-        let fits = tensors.get(name).filter(|t| t.dims() == variable.dims());
-        let tensor = fits.ok_or_else(|| {
-            TrainError::Recipe(format!("{}: has no {name} of this shape; another model?", folder.display()))
-        })?;
-        variable.set(&tensor.to_device(variable.device())?)?;
-    }
-    Ok(())
 }
 
 /// Files of a checkpoint folder that say how to use it, copied to what comes out of it.

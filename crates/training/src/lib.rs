@@ -33,6 +33,7 @@ mod reward_model;
 pub mod rewards;
 mod rows;
 mod schedule;
+mod tensors;
 mod trainer;
 
 pub use data::sha256 as data_sha256;

@@ -8,9 +8,10 @@ use candle_core::{DType, Tensor};
 use models::{ModelSource, Outline, WeightSource};
 use serde_json::{Value, json};
 
-use crate::checkpoint::{copy_companions, whole, write_tensors};
+use crate::checkpoint::{copy_companions, whole};
 use crate::error::TrainError;
 use crate::folder::Companions;
+use crate::tensors::write_tensors;
 
 /// What [`merge`] wrote.
 #[derive(Debug, Clone, PartialEq)]

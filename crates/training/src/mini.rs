@@ -11,9 +11,10 @@ use candle_core::{Device, Tensor};
 use models::{Architecture, DecoderConfig, Rope, RopeScaling, Tokenizer, inventory};
 use serde_json::{Value, json};
 
-use crate::checkpoint::{beside, discard, whole, write_tensors};
+use crate::checkpoint::{beside, discard, whole};
 use crate::error::TrainError;
 use crate::folder::Companions;
+use crate::tensors::write_tensors;
 
 /// Changes whenever what [`ensure`] makes changes.
 const VERSION: &str = "1";

@@ -14,8 +14,8 @@ Prints a Markdown table: speed and memory of both, and `ours / peer`; misses are
 
     python compare.py --cycle target/release/cycle --data DIR --memory
 
-runs no TRL: one step of `cycle` on long rows, its peak memory beside what `cycle train --dry-run` predicts (wide/ and
-rows128k/ too).
+runs no TRL: two steps of `cycle` on each of a set of cases (LoRA and all parameters, bf16 and f32, long rows, pairs, a
+reward model), the peak memory beside what `cycle train --dry-run` predicts (wide/ and rows128k/ too).
 """
 import argparse
 import json
@@ -52,30 +52,40 @@ def measured(command, env):
         return out.read(), usage.ru_maxrss / 1024
 
 
-MEMORY = [  # name, method, model folder, rows folder, rows
-    ("smollm2-sft-512", "sft", "smollm2", "rows49k", "sft-512"),
-    ("smollm2-sft-8192", "sft", "smollm2", "rows49k", "sft-8192"),
-    ("wide-dpo-16384", "dpo", "wide", "rows128k", "dpo-16384"),
+MEMORY = [  # name, method, model folder, rows folder, rows, batch, dtype, LoRA
+    ("smollm2-sft-512", "sft", "smollm2", "rows49k", "sft-512", 1, "bf16", True),
+    ("smollm2-sft-512-f32", "sft", "smollm2", "rows49k", "sft-512", 1, "f32", True),
+    ("smollm2-sft-512-full", "sft", "smollm2", "rows49k", "sft-512", 1, "bf16", False),
+    ("smollm2-sft-512-full-f32", "sft", "smollm2", "rows49k", "sft-512", 1, "f32", False),
+    ("smollm2-dpo-2048", "dpo", "smollm2", "rows49k", "dpo-2048", 1, "bf16", True),
+    ("smollm2-sft-8192", "sft", "smollm2", "rows49k", "sft-8192", 1, "bf16", True),
+    ("random4-sft-512", "sft", "random4", "rows32k", "sft-512", 8, "bf16", True),
+    ("random4-sft-2048-full", "sft", "random4", "rows32k", "sft-2048", 2, "bf16", False),
+    ("random4-dpo-2048-f32", "dpo", "random4", "rows32k", "dpo-2048", 1, "f32", True),
+    ("random4-dpo-2048-full-f32", "dpo", "random4", "rows32k", "dpo-2048", 1, "f32", False),
+    ("random4-reward-2048", "reward", "random4", "rows32k", "dpo-2048", 1, "bf16", True),
+    ("wide-dpo-16384", "dpo", "wide", "rows128k", "dpo-16384", 1, "bf16", True),
 ]
 
 
-def recipe(folder, method, model, rows, batch, steps):
-    """Kind of training, and the file of a LoRA recipe below the folder."""
-    kind = {"sft": "sft", "dpo": "preference"}[method]
-    objective = '[objective]\nname = "sigmoid"\nbeta = 0.1\n' if method == "dpo" else ""
+def recipe(folder, method, model, rows, batch, steps, dtype="bf16", lora=True):
+    """Kind of training, and the file of a recipe below the folder."""
+    kind = {"sft": "sft", "dpo": "preference", "reward": "reward"}[method]
+    objective = {"dpo": '[objective]\nname = "sigmoid"\nbeta = 0.1\n', "reward": '[objective]\nname = "bt"\n'}.get(method, "")
+    lora = "[lora]\nr = 16\nlora_alpha = 32\n" if lora else ""
     (folder / "recipe.toml").write_text(
-        f'kind = "{kind}"\nmodel = "{model}"\nout = "{folder}/out"\ndtype = "bf16"\n[data]\ntrain = "{rows}"\n'
-        f'shuffle = false\nmax_length = 40000\n{objective}[lora]\nr = 16\nlora_alpha = 32\n[optimizer]\n'
+        f'kind = "{kind}"\nmodel = "{model}"\nout = "{folder}/out"\ndtype = "{dtype}"\n[data]\ntrain = "{rows}"\n'
+        f'shuffle = false\nmax_length = 40000\n{objective}{lora}[optimizer]\n'
         f'learning_rate = 1e-4\nlr_scheduler_type = "constant"\nbatch_size = {batch}\nmax_steps = {steps}\n'
         f"[save]\nevery = {steps}\n"
     )
     return kind, folder / "recipe.toml"
 
 
-def ours(args, method, model, rows, batch, steps):
+def ours(args, method, model, rows, batch, steps, **more):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        kind, file = recipe(folder, method, model, rows, batch, steps)
+        kind, file = recipe(folder, method, model, rows, batch, steps, **more)
         env = dict(os.environ, CYCLE_HOME=str(folder / "home"), RAYON_NUM_THREADS=str(args.threads))
         _, peak = measured([args.cycle, "train", kind, "--config", file, "--quiet"], env)
         lines = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
@@ -85,20 +95,23 @@ def ours(args, method, model, rows, batch, steps):
         return tokens / seconds if lines else None, peak
 
 
-def predicted(args, method, model, rows):
+def predicted(args, method, model, rows, batch, steps, **more):
     with tempfile.TemporaryDirectory() as folder:
-        kind, file = recipe(pathlib.Path(folder), method, model, rows, 1, 1)
+        kind, file = recipe(pathlib.Path(folder), method, model, rows, batch, steps, **more)
         out, _ = measured([args.cycle, "train", kind, "--config", file, "--dry-run", "--format", "json"], dict(os.environ))
         return json.loads(out)["plan"]["memory"]["peak"] / 2**20
 
 
 def memory_table(args):
-    print("| case | predicted MB | measured MB | ratio |\n|---|---|---|---|", flush=True)
-    for name, method, model, rows_folder, rows in MEMORY:
-        rows = args.data / rows_folder / f"{rows}.jsonl"
-        plan = predicted(args, method, args.data / model, rows)
-        _, peak = ours(args, method, args.data / model, rows, 1, 1)
-        print(f"| {name} | {plan:.0f} | {peak:.0f} | {plan / peak:.2f} |", flush=True)
+    print("| case | predicted MB | measured MB | ratio | |\n|---|---|---|---|---|", flush=True)
+    for name, method, model, rows_folder, rows, batch, dtype, lora in MEMORY:
+        if args.only and name not in args.only.split(","):
+            continue
+        case = (args, method, args.data / model, args.data / rows_folder / f"{rows}.jsonl", batch, 2)
+        plan = predicted(*case, dtype=dtype, lora=lora)
+        _, peak = ours(*case, dtype=dtype, lora=lora)
+        off = "" if abs(plan / peak - 1) <= 0.15 else "**miss**"
+        print(f"| {name} | {plan:.0f} | {peak:.0f} | {plan / peak:.2f} | {off} |", flush=True)
 
 
 def peer(args, method, model, rows, batch, steps, dtype):

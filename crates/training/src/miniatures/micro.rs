@@ -12,10 +12,10 @@ use models::{
 use serde_json::json;
 
 use super::runs::Random;
-use crate::checkpoint::write_tensors;
 use crate::error::TrainError;
 use crate::folder::Companions;
 use crate::heads::normal;
+use crate::tensors::write_tensors;
 
 /// Size of a micro decoder of the llama family.
 #[derive(Debug, Clone)]
