@@ -261,6 +261,37 @@ fn a_second_half_is_compared_behind_its_first_and_held_to_the_results() {
     home.fails(&lacks, 3, "the row needs `first` and `results`");
 }
 
+#[test]
+fn an_iteration_may_be_trained_by_trl_and_the_policy_comes_back() {
+    let Some(python) = std::env::var_os("CYCLE_TRL_PYTHON") else {
+        let skipped = format_args!("skipped: CYCLE_TRL_PYTHON names no Python with TRL\n");
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), skipped);
+        return;
+    };
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    prompts(&home);
+    let merged = home.run(&["models", "merge", "builtin:researcher", "--out", "policy"]);
+    assert_eq!(merged.status.code(), Some(0), "{}", String::from_utf8_lossy(&merged.stderr));
+    let engine = format!("[train]\nengine = \"trl\"\npython = {:?}", python.to_string_lossy());
+    home.write("loop.toml", TINY.replace("builtin:researcher", "policy").replace("[train]", &engine));
+    let run = home.run(&["loop", "run", "--config", "loop.toml"]);
+    assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
+    let shown = status(&home, "loop");
+    for iteration in [1, 2] {
+        let trained = &shown["iterations"][iteration]["trained"];
+        assert_eq!(trained["metrics"]["step"], 2, "{trained}");
+        assert!(
+            trained["metrics"]["loss"].is_number() && trained["policy"] != trained["parent"],
+            "{trained}"
+        );
+    }
+    let kl = shown["iterations"][2]["decision"]["evaluation"]["kl"].as_f64().unwrap();
+    assert!(kl != 0.0, "the policy that came back is the one that writes");
+}
+
 /// A server that writes a paper out of its seed, and answers nothing while `away` says so of a request's number.
 fn sampler(away: fn(usize) -> bool) -> String {
     use axum::response::IntoResponse;

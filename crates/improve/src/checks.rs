@@ -125,6 +125,7 @@ mod tests {
             text: Some(text.into()),
             failed: None,
             unfinished: Vec::new(),
+            cut_at: None,
             parts: 4,
             tokens: 120,
         }

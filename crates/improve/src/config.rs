@@ -200,6 +200,9 @@ pub enum Cut {
     /// it is to teach that one does not end there.
     #[default]
     LeaveOut,
+    /// The best of the prompt is preferred to one of them, which is rejected as far as it was written, without an end: that
+    /// teaches not to run on, and says nothing against ending. One more pair for a prompt, whatever the rule.
+    Open,
     /// They stand with the others, behind a gate on `finished` if there is one.
     Reject,
 }
@@ -399,6 +402,12 @@ impl LoopConfig {
         }
         if self.pairs.replay.iter().any(|r| !(0.0..=1.0).contains(r)) {
             return Err("pairs.replay holds shares between 0 and 1".into());
+        }
+        if self.pairs.cut == Cut::Open && self.train.engine == Engine::Trl {
+            return Err(
+                "pairs.cut = \"open\" needs train.engine = \"local\": TRL puts an end behind every answer"
+                    .into(),
+            );
         }
         self.recipe_of(&"model".into(), &"rows".into(), &"out".into(), None).map(|_| ())
     }

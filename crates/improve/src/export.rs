@@ -11,7 +11,7 @@ use crate::rows::{Pair, Sample};
 
 /// The rows of an iteration: `prompt`, `chosen` and `rejected` with the scores that GPO and DNO learn, or `prompt` and
 /// `completion` of each prompt's best sample for supervised training. `shape` gets the messages that the model was asked and
-/// returns them, or a text; the answers have the same form.
+/// returns them, or a text; the answers have the same form. `rejected_open` marks an answer that was cut and has no end.
 ///
 /// # Errors
 /// If a row is not there, or a prompt cannot be made.
@@ -41,21 +41,22 @@ pub fn rows(
         let (chosen, rejected) = (find(&pair.chosen)?, find(&pair.rejected)?);
         let asked = prompts.get(&from).and_then(|p| p.get(&pair.prompt)).cloned();
         let asked = shape(asked.ok_or_else(|| ImproveError::Ledger(format!("pair {id} has no prompt")))?)?;
-        let answer = |s: &Sample| -> Value {
+        let answer = |s: &Sample, open: bool| -> Value {
             let text = s.text.as_deref().unwrap_or_default();
+            let text = s.cut_at.filter(|_| open).and_then(|at| text.get(..at)).unwrap_or(text);
             if asked.is_string() { json!(text) } else { json!([{"role": "assistant", "content": text}]) }
         };
         if method == Method::Sft {
             if won.insert(pair.chosen.clone()) {
-                out.push(json!({"prompt": asked, "completion": answer(chosen)}));
+                out.push(json!({"prompt": asked, "completion": answer(chosen, false)}));
             }
             continue;
         }
         out.push(json!({
-            "prompt": asked, "chosen": answer(chosen), "rejected": answer(rejected),
+            "prompt": asked, "chosen": answer(chosen, false), "rejected": answer(rejected, pair.open),
             "score_chosen": pair.score_chosen, "score_rejected": pair.score_rejected,
             "p_chosen": pair.p_chosen, "p_rejected": pair.p_rejected,
-            "difference": pair.difference, "iteration": from, "id": id,
+            "difference": pair.difference, "iteration": from, "id": id, "rejected_open": pair.open,
         }));
     }
     Ok(out)

@@ -49,7 +49,16 @@ pub struct Made {
 pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     let mut made = Made::default();
     let mut prompts: BTreeMap<&str, Vec<Usable<'_>>> = BTreeMap::new();
+    let mut open: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
     for c in candidates {
+        let cut = !c.sample.unfinished.is_empty() && c.sample.text.is_some();
+        if cut && config.cut != Cut::Reject {
+            made.counts.cut += 1;
+            if config.cut == Cut::Open && c.sample.cut_at.is_some_and(|at| at > 0) {
+                open.entry(&c.sample.prompt).or_insert(*c);
+            }
+            continue;
+        }
         let of_prompt = prompts.entry(&c.sample.prompt).or_default();
         let Some(total) = c.reward.total.filter(|_| c.sample.text.is_some()) else {
             if c.sample.text.is_none() {
@@ -59,9 +68,7 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
             }
             continue;
         };
-        if config.cut == Cut::LeaveOut && !c.sample.unfinished.is_empty() {
-            made.counts.cut += 1;
-        } else if of_prompt.iter().any(|o| o.candidate.sample.text == c.sample.text) {
+        if of_prompt.iter().any(|o| o.candidate.sample.text == c.sample.text) {
             made.counts.duplicates += 1;
         } else {
             made.counts.gated += usize::from(!c.reward.gated.is_empty());
@@ -75,7 +82,7 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     let scale = config.scale.or_else(|| deviation(&totals)).filter(|s| *s > 0.0).unwrap_or(1.0);
     let margin = config.margin.max(config.noise * noise);
     let (mut chosen_tokens, mut rejected_tokens) = (Vec::new(), Vec::new());
-    for mut of_prompt in prompts.into_values() {
+    for (prompt, mut of_prompt) in prompts {
         // Best first; samples that a gate keeps back stand behind all others. Equal ones in the order they were drawn.
         of_prompt.sort_by(|a, b| b.passes().cmp(&a.passes()).then(b.total.total_cmp(&a.total)));
         let standing = Standing::of(&of_prompt, scale);
@@ -105,7 +112,8 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
                 break;
             }
         }
-        made.counts.prompts_without += usize::from(found.is_empty());
+        let run_on = open.get(prompt).zip(of_prompt.first().filter(|best| best.passes()));
+        made.counts.prompts_without += usize::from(found.is_empty() && run_on.is_none());
         for (i, j, difference) in found {
             let (better, worse) = (&of_prompt[i], &of_prompt[j]);
             chosen_tokens.push(better.tokens());
@@ -119,9 +127,28 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
                 score_rejected: standing.scores[j],
                 p_chosen: standing.wins[i],
                 p_rejected: standing.wins[j],
+                open: false,
                 replayed_from: None,
             };
             made.pairs.push((id('d', &format!("{}\n{}", pair.chosen, pair.rejected)), pair));
+        }
+        if let Some((worse, best)) = run_on {
+            // As far apart as scores of one prompt are: what learns from them sees a clear case.
+            let score = standing.scores.iter().fold(1.0, |most: f64, s| most.max(*s));
+            let pair = Pair {
+                prompt: prompt.into(),
+                chosen: best.candidate.id.into(),
+                rejected: worse.id.into(),
+                difference: 0.0,
+                open: true,
+                score_chosen: score,
+                score_rejected: -score,
+                p_chosen: 1.0,
+                p_rejected: 0.0,
+                replayed_from: None,
+            };
+            made.counts.open += 1;
+            made.pairs.push((id('d', &format!("{}\n{}\nopen", pair.chosen, pair.rejected)), pair));
         }
     }
     made.counts.made = made.pairs.len();
@@ -237,6 +264,7 @@ mod tests {
                     text: Some(format!("text {i}")),
                     failed: None,
                     unfinished: Vec::new(),
+                    cut_at: None,
                     parts: 1,
                     tokens: *tokens,
                 };
@@ -303,6 +331,7 @@ mod tests {
     fn a_sample_that_ran_into_a_limit_is_in_no_pair_unless_one_asks_for_it() {
         let mut owned = samples(&[("q", 3.0, 9, false), ("q", 2.0, 9, false), ("q", 1.0, 9, false)]);
         owned[2].1.unfinished = vec!["title".into()];
+        owned[2].1.cut_at = Some(4);
         let made = |cut| {
             let candidates: Vec<Candidate<'_>> =
                 owned.iter().map(|(id, sample, reward)| Candidate { id, sample, reward }).collect();
@@ -311,6 +340,9 @@ mod tests {
         assert_eq!(names(&made(Cut::LeaveOut)), [("s0", "s1")]);
         assert_eq!(made(Cut::LeaveOut).counts.cut, 1);
         assert_eq!(names(&made(Cut::Reject)), [("s0", "s2")]);
+        let open = made(Cut::Open);
+        assert_eq!(names(&open), [("s0", "s1"), ("s0", "s2")]);
+        assert_eq!((open.pairs[0].1.open, open.pairs[1].1.open, open.counts.open), (false, true, 1));
     }
 
     #[test]

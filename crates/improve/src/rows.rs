@@ -29,6 +29,9 @@ pub struct Sample {
     /// Parts that ran into their limit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<String>,
+    /// Bytes of the text up to where the first of these stops.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_at: Option<usize>,
     /// Parts that the model was to end by itself.
     pub parts: usize,
     /// New tokens; words where the server does not count.
@@ -101,8 +104,11 @@ pub struct Pair {
     pub chosen: String,
     /// Id of the worse sample.
     pub rejected: String,
-    /// Difference of their rewards.
+    /// Difference of their rewards; 0 where an open one is rejected.
     pub difference: f64,
+    /// The worse one ran into a limit: it is rejected up to there, and no end of it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
     /// Mean log-odds of the better one against the prompt's samples, its own included as 0 (GPO's score).
     pub score_chosen: f64,
     /// Of the worse one.
@@ -142,6 +148,9 @@ pub struct PairCounts {
     pub prompts_without: usize,
     /// Mean tokens of the better ones over those of the worse ones.
     pub length_ratio: Option<f64>,
+    /// Pairs made whose rejected paper ran into a limit.
+    #[serde(default)]
+    pub open: usize,
     /// What a doubling of the length adds to a reward among papers of one prompt, where that was taken out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length_slope: Option<f64>,

@@ -52,6 +52,8 @@ pub struct Written {
     pub text: String,
     /// Parts that ran into their limit and lost the sentence in hand; `answer` for a text without parts.
     pub unfinished: Vec<String>,
+    /// Bytes of the text up to where the first of these stops.
+    pub cut_at: Option<usize>,
 }
 
 impl Researcher<'_> {
@@ -106,14 +108,15 @@ pub fn written(request: &Request, answer: &Completion) -> Written {
         _ => {
             let whole = answer.finish != Finish::Length;
             let unfinished = if whole { Vec::new() } else { vec!["answer".into()] };
-            Written { text: answer.text.clone(), unfinished }
+            let cut_at = (!whole).then_some(answer.text.len());
+            Written { text: answer.text.clone(), unfinished, cut_at }
         }
     }
 }
 
 /// A filled-in script. A part that ran into its limit loses the sentence that it did not finish.
 pub(crate) fn filled_in(script: &Script, answer: &Completion) -> Written {
-    let (mut text, mut unfinished) = (String::new(), Vec::new());
+    let (mut text, mut unfinished, mut cut_at) = (String::new(), Vec::new(), None);
     for part in &script.parts {
         match part {
             Part::Literal(literal) => text += literal,
@@ -126,13 +129,14 @@ pub(crate) fn filled_in(script: &Script, answer: &Completion) -> Written {
                 if part.finish == Finish::Length {
                     unfinished.push(name.clone());
                     text += finished_sentences(&part.text);
+                    cut_at.get_or_insert(text.len());
                 } else {
                     text += &part.text;
                 }
             }
         }
     }
-    Written { text, unfinished }
+    Written { text, unfinished, cut_at }
 }
 
 /// A stage taken apart again: what of it is there.

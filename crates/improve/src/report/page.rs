@@ -33,6 +33,7 @@ struct Learned {
     pairs: String,
     replayed: String,
     ratio: String,
+    slope: String,
     loss: String,
     left: String,
 }
@@ -329,7 +330,7 @@ fn learned(report: &Report, terms: &BTreeSet<TermName>) -> Vec<Learned> {
                     [
                         (c.failed, "not written"),
                         (c.unscored, "not scored"),
-                        (c.cut, "ran into a limit"),
+                        (c.cut - c.open.min(c.cut), "ran into a limit"),
                         (c.gated, "held back by a gate"),
                         (c.duplicates, "twice the same"),
                         (c.close, "pairs too close"),
@@ -350,6 +351,7 @@ fn learned(report: &Report, terms: &BTreeSet<TermName>) -> Vec<Learned> {
                 pairs: count(&|c| c.made),
                 replayed: count(&|c| c.replayed),
                 ratio: number(counts.and_then(|c| c.length_ratio), 2),
+                slope: number(counts.and_then(|c| c.length_slope), 3),
                 loss: number(i.trained.as_ref().and_then(|t| t.metrics["loss"].as_f64()), 3),
                 left: left.join(", "),
             }

@@ -151,6 +151,7 @@ fn sample(
         text: None,
         failed: None,
         unfinished: Vec::new(),
+        cut_at: None,
         parts,
         tokens: 0,
     };
@@ -164,6 +165,7 @@ fn sample(
                 counted => counted,
             };
             sample.unfinished = written.unfinished;
+            sample.cut_at = written.cut_at;
             if written.text.trim().is_empty() {
                 sample.failed = Some("the model wrote nothing".into());
             } else {

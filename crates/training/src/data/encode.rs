@@ -32,6 +32,7 @@ pub struct Reading<'a> {
 impl Reading<'_> {
     /// Reads a JSONL file (`.zst` too) or a folder of them. Text: `messages`, `prompt` and `completion`, `text`, or
     /// `input_ids` and `mask`. Pairs: `prompt`, `chosen` and `rejected` as texts, messages or ids (`prompt_ids`, …).
+    /// A pair with `rejected_open = true` has a rejected answer that was cut; no end-of-turn token is put behind it.
     /// Answers: `prompt` and `completion` with `label` or `score`.
     ///
     /// # Errors
@@ -154,7 +155,11 @@ impl Reading<'_> {
             _ => None,
         };
         let (prompt_ids, chosen) = self.continued(prompt, &chosen, "chosen")?;
-        let (_, rejected) = self.continued(prompt, &rejected, "rejected")?;
+        let (_, mut rejected) = self.continued(prompt, &rejected, "rejected")?;
+        if value.get("rejected_open") == Some(&Value::Bool(true)) {
+            // It was cut: its last token is no end, and to reject one would teach not to end.
+            rejected.pop_if(|last| self.eos == Some(*last));
+        }
         if chosen == rejected {
             return Err("chosen and rejected are the same; there is nothing to prefer".into());
         }

@@ -121,6 +121,9 @@ pub(super) fn write(
                     bad("has none of messages, prompt with completion, chosen with rejected, text, ids"
                         .into())
                 })?;
+                if value.get("rejected_open") == Some(&Value::Bool(true)) {
+                    return Err(bad("has a rejected answer without an end (rejected_open); other trainers put one behind it".into()));
+                }
                 if *form.get_or_insert(this) != this {
                     return Err(bad("is of another form than the rows before".into()));
                 }
