@@ -48,74 +48,23 @@ pub struct Made {
 /// Makes pairs of an iteration's samples. `noise` is the judge's own standard deviation over repeated reviews.
 pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     let mut made = Made::default();
-    let mut prompts: BTreeMap<&str, Vec<Usable<'_>>> = BTreeMap::new();
-    let mut open: BTreeMap<&str, Candidate<'_>> = BTreeMap::new();
-    for c in candidates {
-        let cut = !c.sample.unfinished.is_empty() && c.sample.text.is_some();
-        if cut && config.cut != Cut::Reject {
-            made.counts.cut += 1;
-            if config.cut == Cut::Open && c.sample.cut_at.is_some_and(|at| at > 0) {
-                open.entry(&c.sample.prompt).or_insert(*c);
-            }
-            continue;
-        }
-        let of_prompt = prompts.entry(&c.sample.prompt).or_default();
-        let Some(total) = c.reward.total.filter(|_| c.sample.text.is_some()) else {
-            if c.sample.text.is_none() {
-                made.counts.failed += 1;
-            } else {
-                made.counts.unscored += 1;
-            }
-            continue;
-        };
-        if of_prompt.iter().any(|o| o.candidate.sample.text == c.sample.text) {
-            made.counts.duplicates += 1;
-        } else {
-            made.counts.gated += usize::from(!c.reward.gated.is_empty());
-            of_prompt.push(Usable { candidate: *c, total });
-        }
-    }
+    let mut prompts = sorted_out(config, candidates, &mut made.counts);
     if config.length_neutral {
         made.counts.length_slope = take_length_out(&mut prompts);
     }
-    let totals: Vec<f64> = prompts.values().flatten().map(|c| c.total).collect();
+    let totals: Vec<f64> = prompts.values().flat_map(|p| &p.whole).map(|u| u.total).collect();
     let scale = config.scale.or_else(|| deviation(&totals)).filter(|s| *s > 0.0).unwrap_or(1.0);
     let margin = config.margin.max(config.noise * noise);
     let (mut chosen_tokens, mut rejected_tokens) = (Vec::new(), Vec::new());
-    for (prompt, mut of_prompt) in prompts {
+    for PromptSamples { mut whole, open } in prompts.into_values() {
         // Best first; samples that a gate keeps back stand behind all others. Equal ones in the order they were drawn.
-        of_prompt.sort_by(|a, b| b.passes().cmp(&a.passes()).then(b.total.total_cmp(&a.total)));
-        let standing = Standing::of(&of_prompt, scale);
-        let mut found = Vec::new();
-        for (i, j) in wanted(config.rule, of_prompt.len()) {
-            let (better, worse) = (&of_prompt[i], &of_prompt[j]);
-            if !better.passes() {
-                continue;
-            }
-            let difference = match config.rule {
-                PairRule::Dno => standing.wins[i] - standing.wins[j],
-                _ => better.total - worse.total,
-            };
-            // A sample behind a gate is worse whatever its score.
-            let behind = !worse.passes();
-            if !(behind || difference > margin) && config.rule != PairRule::Every {
-                made.counts.close += 1;
-                continue;
-            }
-            let (a, b) = (better.tokens(), worse.tokens());
-            if config.length_ratio > 0.0 && (a / b).max(b / a) > config.length_ratio {
-                made.counts.lengths += 1;
-                continue;
-            }
-            found.push((i, j, difference));
-            if config.rule == PairRule::BestWorst || found.len() == config.per_prompt {
-                break;
-            }
-        }
-        let run_on = open.get(prompt).zip(of_prompt.first().filter(|best| best.passes()));
+        whole.sort_by(|a, b| b.passes().cmp(&a.passes()).then(b.total.total_cmp(&a.total)));
+        let standing = Standing::of(&whole, scale);
+        let found = matched(config, &whole, &standing, margin, &mut made.counts);
+        let run_on = open.zip(whole.first().filter(|best| best.passes()));
         made.counts.prompts_without += usize::from(found.is_empty() && run_on.is_none());
         for (i, j, difference) in found {
-            let (better, worse) = (&of_prompt[i], &of_prompt[j]);
+            let (better, worse) = (&whole[i], &whole[j]);
             chosen_tokens.push(better.tokens());
             rejected_tokens.push(worse.tokens());
             let pair = Pair {
@@ -123,11 +72,11 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
                 chosen: better.candidate.id.into(),
                 rejected: worse.candidate.id.into(),
                 difference,
+                open: false,
                 score_chosen: standing.scores[i],
                 score_rejected: standing.scores[j],
                 p_chosen: standing.wins[i],
                 p_rejected: standing.wins[j],
-                open: false,
                 replayed_from: None,
             };
             made.pairs.push((id('d', &format!("{}\n{}", pair.chosen, pair.rejected)), pair));
@@ -136,7 +85,7 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
             // As far apart as scores of one prompt are: what learns from them sees a clear case.
             let score = standing.scores.iter().fold(1.0, |most: f64, s| most.max(*s));
             let pair = Pair {
-                prompt: prompt.into(),
+                prompt: best.candidate.sample.prompt.clone(),
                 chosen: best.candidate.id.into(),
                 rejected: worse.id.into(),
                 difference: 0.0,
@@ -156,27 +105,100 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     made
 }
 
+/// What of a prompt's samples can be in a pair.
+#[derive(Default)]
+struct PromptSamples<'a> {
+    whole: Vec<Usable<'a>>,
+    /// The first one that ran into a limit, where such are rejected as far as they go.
+    open: Option<Candidate<'a>>,
+}
+
+/// By prompt; what cannot be in a pair is counted.
+fn sorted_out<'a>(
+    config: &Pairs,
+    candidates: &[Candidate<'a>],
+    counts: &mut PairCounts,
+) -> BTreeMap<&'a str, PromptSamples<'a>> {
+    let mut prompts: BTreeMap<&str, PromptSamples<'_>> = BTreeMap::new();
+    for c in candidates {
+        let of_prompt = prompts.entry(&c.sample.prompt).or_default();
+        if c.sample.text.is_none() {
+            counts.failed += 1;
+        } else if !c.sample.unfinished.is_empty() && config.cut != Cut::Reject {
+            counts.cut += 1;
+            if config.cut == Cut::Open && c.sample.cut_at.is_some_and(|at| at > 0) {
+                of_prompt.open.get_or_insert(*c);
+            }
+        } else if of_prompt.whole.iter().any(|o| o.candidate.sample.text == c.sample.text) {
+            counts.duplicates += 1;
+        } else if let Some(total) = c.reward.total {
+            counts.gated += usize::from(!c.reward.gated.is_empty());
+            of_prompt.whole.push(Usable { candidate: *c, total });
+        } else {
+            counts.unscored += 1;
+        }
+    }
+    prompts
+}
+
+/// Pairs of a prompt, by place in `sorted`, with the difference of their rewards.
+fn matched(
+    config: &Pairs,
+    sorted: &[Usable<'_>],
+    standing: &Standing,
+    margin: f64,
+    counts: &mut PairCounts,
+) -> Vec<(usize, usize, f64)> {
+    let mut found = Vec::new();
+    for (i, j) in wanted(config.rule, sorted.len()) {
+        let (better, worse) = (&sorted[i], &sorted[j]);
+        if !better.passes() {
+            continue;
+        }
+        let difference = match config.rule {
+            PairRule::Dno => standing.wins[i] - standing.wins[j],
+            _ => better.total - worse.total,
+        };
+        // A sample behind a gate is worse whatever its score.
+        let behind = !worse.passes();
+        if !(behind || difference > margin) && config.rule != PairRule::Every {
+            counts.close += 1;
+            continue;
+        }
+        let (a, b) = (better.tokens(), worse.tokens());
+        if config.length_ratio > 0.0 && (a / b).max(b / a) > config.length_ratio {
+            counts.lengths += 1;
+            continue;
+        }
+        found.push((i, j, difference));
+        if config.rule == PairRule::BestWorst || found.len() == config.per_prompt {
+            break;
+        }
+    }
+    found
+}
+
 /// Takes the part of the rewards that ln(tokens) explains within prompts (least squares over all of them) out of them;
 /// returns the slope, in the reward's units per doubling of the length.
-fn take_length_out(prompts: &mut BTreeMap<&str, Vec<Usable<'_>>>) -> Option<f64> {
+fn take_length_out(prompts: &mut BTreeMap<&str, PromptSamples<'_>>) -> Option<f64> {
     let centre = |own: &[Usable<'_>]| -> Option<(f64, f64)> {
         let lengths: Vec<f64> = own.iter().map(|u| u.tokens().ln()).collect();
         let totals: Vec<f64> = own.iter().map(|u| u.total).collect();
         mean(&lengths).zip(mean(&totals))
     };
     let (mut product, mut square) = (0.0, 0.0);
-    for own in prompts.values() {
-        let Some((length, total)) = centre(own) else { continue };
-        for u in own {
+    for PromptSamples { whole, .. } in prompts.values() {
+        let Some((length, total)) = centre(whole) else { continue };
+        for u in whole {
             let apart = u.tokens().ln() - length;
             product += apart * (u.total - total);
             square += apart * apart;
         }
     }
     let slope = (square > 0.0).then(|| product / square)?;
-    for own in prompts.values_mut() {
-        let Some((length, _)) = centre(own) else { continue };
-        for u in own {
+    for PromptSamples { whole, .. } in prompts.values_mut() {
+        let Some((length, _)) = centre(whole) else { continue };
+        for u in whole {
             u.total -= slope * (u.tokens().ln() - length);
         }
     }

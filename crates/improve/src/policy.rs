@@ -43,21 +43,13 @@ impl Policy {
 /// # Errors
 /// If there is no such model, it is a server, or the disk is full.
 pub fn placed(reference: &str, folder: &Path, options: &OpenOptions) -> Result<ModelSource, ImproveError> {
-    match reference.parse::<ModelRef>()? {
-        ModelRef::Checkpoint { path, adapter } => Ok(ModelSource { path, adapter }),
-        ModelRef::Builtin(name) => {
-            let Some(shipped) = builtin::shipped(&name) else {
-                return Err(ImproveError::Config(format!("this build has no weights for builtin:{name}")));
-            };
-            let path = folder.join(format!("{name}.gguf"));
-            write_once(&path, shipped.weights)?;
-            Ok(ModelSource { path, adapter: None })
-        }
-        ModelRef::Small(name) => Ok(lm::small(&name, options.models_dir.as_deref())?),
-        ModelRef::Server { .. } => Err(ImproveError::Config(format!(
+    let reference: ModelRef = reference.parse()?;
+    if let ModelRef::Server { .. } = &reference {
+        return Err(ImproveError::Config(format!(
             "{reference} is a server; a policy that learns is a model of this machine (sample.server draws from one)"
-        ))),
+        )));
     }
+    Ok(lm::on_disk(&reference, folder, options.models_dir.as_deref())?)
 }
 
 /// Writes a file that is not there whole.

@@ -83,6 +83,43 @@ pub fn open_local(reference: &ModelRef, options: &OpenOptions) -> Result<Local, 
     Ok(Local::new(Arc::new(model), reference.to_string(), builtin))
 }
 
+/// The files of a model of this machine; one that ships in the binary is written below `place`, once.
+///
+/// # Errors
+/// If there is no such model, it is a server, or the disk is full.
+pub fn on_disk(
+    reference: &ModelRef,
+    place: &Path,
+    models_dir: Option<&Path>,
+) -> Result<ModelSource, LmError> {
+    match reference {
+        ModelRef::Checkpoint { path, adapter } => {
+            Ok(ModelSource { path: path.clone(), adapter: adapter.clone() })
+        }
+        ModelRef::Small(name) => small(name, models_dir),
+        ModelRef::Server { .. } => {
+            Err(LmError::Model(format!("{reference} is a server; this needs a model of this machine")))
+        }
+        ModelRef::Builtin(name) => {
+            let Some(shipped) = builtin::shipped(name) else {
+                return Err(LmError::Model(format!("this build has no weights for {reference}")));
+            };
+            let path = place.join(format!("{name}.gguf"));
+            if std::fs::metadata(&path).is_ok_and(|m| m.len() == shipped.weights.len() as u64) {
+                return Ok(ModelSource { path, adapter: None });
+            }
+            let partial = place.join(format!(".{name}.{}", std::process::id()));
+            std::fs::create_dir_all(place)
+                .and_then(|()| std::fs::write(&partial, shipped.weights))
+                .and_then(|()| std::fs::rename(&partial, &path))
+                .map_err(|e| {
+                    LmError::Memory(format!("{reference} cannot be written to {}: {e}", path.display()))
+                })?;
+            Ok(ModelSource { path, adapter: None })
+        }
+    }
+}
+
 /// The files of `small:NAME`: SmolLM2's in `folder` or `./models`, with the adapter that ships.
 ///
 /// # Errors

@@ -230,7 +230,7 @@ pub enum LmError {
     /// A server was needed under `--offline`.
     #[error("{0} needs the network, and --offline was given")]
     Offline(String),
-    /// Memory ran out.
+    /// Memory or disk ran out.
     #[error("{0}")]
     Memory(String),
     /// The user stopped it.

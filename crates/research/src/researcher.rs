@@ -255,7 +255,7 @@ impl Researcher<'_> {
     ) -> Result<Option<Value>, ResearchError> {
         let salt = 100 + attempt as u64;
         let answer = if self.by_script(attempt) {
-            self.fill_in(brief, messages, self.first_script(brief, writing), salt)?
+            self.fill_in(brief, messages, self.first_script(brief, writing, 1), salt)?
         } else {
             self.ask(
                 brief,

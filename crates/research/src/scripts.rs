@@ -59,7 +59,7 @@ fn share(writing: usize, part: f64, most: usize) -> usize {
 /// Tokens of a title: with a small vocabulary a long one of a real paper takes forty.
 const TITLE: usize = 48;
 
-/// Motivation, main idea, title and the abstract's text, with `room` times the limits that they have in a first half.
+/// Motivation, main idea, title and the abstract's text, with `room` times the usual limits.
 fn head_parts(writing: usize, room: usize) -> Vec<Part> {
     let most = |part: f64, tokens: usize| share(room * writing, part, room * tokens);
     vec![
@@ -74,10 +74,13 @@ fn head_parts(writing: usize, room: usize) -> Vec<Part> {
     ]
 }
 
-/// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up. There is nothing else, so
-/// the limits are twice those of a first half: what runs into them did not find an end.
+/// Limits of a stage by itself, as a multiple of those of a draft that has to fit a small context: what runs into them
+/// did not find an end.
+pub(crate) const ROOM_OF_A_STAGE: usize = 2;
+
+/// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up.
 pub(crate) fn opening_script(writing: usize) -> Script {
-    let mut parts = head_parts(writing, 2);
+    let mut parts = head_parts(writing, ROOM_OF_A_STAGE);
     parts.push(literal("\n\\end{abstract}\n```\n\n"));
     parts.extend(setup_parts());
     Script { parts }
@@ -123,9 +126,9 @@ impl Researcher<'_> {
         order.into_iter().take(most).map(|i| brief.literature.entries[i].key.clone()).collect()
     }
 
-    /// The layout of the published dialogue, its text left free.
-    pub(crate) fn first_script(&self, brief: &Brief, writing: usize) -> Script {
-        let share = |part: f64, most: usize| share(writing, part, most);
+    /// The layout of the published dialogue, its text left free, with `room` times the usual limits.
+    pub(crate) fn first_script(&self, brief: &Brief, writing: usize, room: usize) -> Script {
+        let share = |part: f64, most: usize| share(room * writing, part, room * most);
         let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\n#"];
         let keys = self.keys(brief, 12);
         // Each citation chooses among keys of its own, so that a weak model does not cite one paper four times.
@@ -140,7 +143,7 @@ impl Researcher<'_> {
                 });
             }
         };
-        let mut parts = head_parts(writing, 1);
+        let mut parts = head_parts(writing, room);
         parts.push(literal("\n\\end{abstract}\n\n\\section{Introduction}\n\n"));
         parts.push(free("introduction", &end, 30, share(0.12, 260)));
         cite(&mut parts, 0, "citep");

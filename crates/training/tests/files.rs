@@ -52,6 +52,37 @@ fn rows_of_a_parquet_file_are_those_of_the_same_file_as_json_lines() {
 }
 
 #[test]
+fn a_rejected_answer_that_was_cut_gets_no_end_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mini = folder.path().join("mini");
+    training::mini::ensure(&mini).unwrap();
+    let outline = Outline::of(&ModelSource { path: mini.join("model"), adapter: None }).unwrap();
+    let eos = outline.eos.first().copied();
+    let reading = Reading {
+        tokenizer: &outline.tokenizer,
+        chat: &outline.chat,
+        eos,
+        kind: RowKind::Pair,
+        loss_on: LossOn::Completion,
+        max_length: 200,
+        overlong: Overlong::Error,
+    };
+    let turn = |role: &str, text: &str| serde_json::json!([{"role": role, "content": text}]);
+    let rows = [false, true].map(|open| {
+        serde_json::json!({"prompt": turn("user", "Review: pruning"), "chosen": turn("assistant", "It helps."),
+            "rejected": turn("assistant", "I feel that"), "rejected_open": open})
+        .to_string()
+    });
+    let path = folder.path().join("open.jsonl");
+    fs::write(&path, rows.join("\n")).unwrap();
+    let read = reading.file(&path).unwrap().rows;
+    let [training::Row::Pair(ended), training::Row::Pair(open)] = &read[..] else { panic!("{read:?}") };
+    assert_eq!(ended.chosen, open.chosen);
+    assert_eq!((ended.chosen.last().copied(), ended.rejected.last().copied()), (eos, eos));
+    assert_eq!(open.rejected[..], ended.rejected[..ended.rejected.len() - 1]);
+}
+
+#[test]
 fn a_merged_folder_in_several_files_is_the_same_model_and_replaces_an_older_one_whole() {
     let folder = tempfile::tempdir().unwrap();
     let (mini, out) = (folder.path().join("mini"), folder.path().join("out.v1"));

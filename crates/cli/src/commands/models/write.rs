@@ -40,7 +40,7 @@ pub fn merge(
             ));
         }
     };
-    let source = source(model)?;
+    let source = source(context, model)?;
     free(out, force)?;
     refuse_own(&source, out)?;
     let merged = training::merge(&source, out, dtype, SHARD)?;
@@ -85,7 +85,7 @@ pub fn quantize(
         let names: Vec<&str> = KINDS.into_iter().map(|k| k.0).collect();
         return Err(Failure::new(Code::Usage, format!("--type {kind}: there are {}", names.join(", "))));
     };
-    let source = source(model)?;
+    let source = source(context, model)?;
     free(out, force)?;
     refuse_own(&source, out)?;
     if let Some(folder) = out.parent().filter(|f| !f.as_os_str().is_empty()) {
@@ -115,22 +115,19 @@ pub fn quantize(
     Ok(Outcome::Done)
 }
 
-/// A folder or file of this machine.
-fn source(model: &str) -> Result<ModelSource, Failure> {
-    match model.parse::<ModelRef>()? {
-        ModelRef::Checkpoint { path, adapter } => {
-            for path in adapter.iter().chain([&path]) {
-                if !path.exists() {
-                    return Err(Failure::new(
-                        Code::Input,
-                        format!("{}: no such file or folder", path.display()),
-                    ));
-                }
-            }
-            Ok(ModelSource { path, adapter })
+/// The files of a model of this machine.
+fn source(context: &Context, model: &str) -> Result<ModelSource, Failure> {
+    let reference: ModelRef = model.parse()?;
+    if let ModelRef::Checkpoint { path, adapter } = &reference {
+        if let Some(path) = adapter.iter().chain([path]).find(|p| !p.exists()) {
+            return Err(Failure::new(Code::Input, format!("{}: no such file or folder", path.display())));
         }
-        other => Err(Failure::new(Code::Usage, format!("{other} is no folder or .gguf file"))),
     }
+    if let ModelRef::Server { .. } = &reference {
+        return Err(Failure::new(Code::Usage, format!("{reference} is a server, no folder or .gguf file")));
+    }
+    let models = context.open_options()?.models_dir;
+    Ok(lm::on_disk(&reference, &context.settings.home.join("builtin"), models.as_deref())?)
 }
 
 fn free(out: &Path, force: bool) -> Result<(), Failure> {
