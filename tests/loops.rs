@@ -276,7 +276,10 @@ fn an_iteration_may_be_trained_by_trl_and_the_policy_comes_back() {
     let merged = home.run(&["models", "merge", "builtin:researcher", "--out", "policy"]);
     assert_eq!(merged.status.code(), Some(0), "{}", String::from_utf8_lossy(&merged.stderr));
     let engine = format!("[train]\nengine = \"trl\"\npython = {:?}", python.to_string_lossy());
-    home.write("loop.toml", TINY.replace("builtin:researcher", "policy").replace("[train]", &engine));
+    let simpo = "{ name = \"simpo\", nll_weight = 0.1 }";
+    let config = TINY.replace("builtin:researcher", "policy").replace("[train]", &engine);
+    // TRL has no command for SimPO.
+    home.write("loop.toml", config.replace(simpo, "{ name = \"sigmoid\", beta = 0.1 }"));
     let run = home.run(&["loop", "run", "--config", "loop.toml"]);
     assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
     let shown = status(&home, "loop");

@@ -371,6 +371,7 @@ mod tests {
                 loops.iter().find(|l| study.variants[l.variant].name == name && l.config.seed == seed);
             found.unwrap().config.clone()
         };
+        let first_seed = study.first_seed;
         let mut first = Memory::default();
         let row = |id: &str| [(id.to_string(), json!({}))];
         for (iteration, kind) in
@@ -384,7 +385,7 @@ mod tests {
         first.put(Kind::Pair, 1, &row("pair")).unwrap();
         let got = |name: &str, seed: u64| {
             let mut ledger = Memory::default();
-            inherit(&of(name, seed), &mut ledger, &of("simpo-nll", 100), &first).unwrap();
+            inherit(&of(name, seed), &mut ledger, &of("simpo-nll", first_seed), &first).unwrap();
             let n = |kind, iteration| ledger.rows(kind, iteration).unwrap().len();
             [
                 n(Kind::HeldOut, 0),
@@ -395,9 +396,9 @@ mod tests {
                 n(Kind::Pair, 1),
             ]
         };
-        assert_eq!(got("dpo", 100), [1, 1, 1, 1, 1, 0]);
-        assert_eq!(got("gpo-gpm", 100), [1, 0, 1, 1, 1, 0]);
-        assert_eq!(got("dpo", 101), [0; 6]);
-        assert_eq!(got("best-of-10", 100), [0; 6], "it draws another number of papers");
+        assert_eq!(got("dpo", first_seed), [1, 1, 1, 1, 1, 0]);
+        assert_eq!(got("gpo-gpm", first_seed), [1, 0, 1, 1, 1, 0]);
+        assert_eq!(got("dpo", first_seed + 1), [0; 6]);
+        assert_eq!(got("best-of-10", first_seed), [0; 6], "it draws another number of papers");
     }
 }

@@ -147,6 +147,15 @@ fn reported(config: &LoopConfig, ledger: &Rows) -> Result<Report, Failure> {
     Ok(report(config, &ledger.run, units(ledger), ledger)?)
 }
 
+/// Writes the page into the loop's folder.
+pub(super) fn write_page(context: &Context, config: &LoopConfig, ledger: &Rows) -> Result<Report, Failure> {
+    let report = reported(config, ledger)?;
+    let path = config.out.join("report.html");
+    emit(&page(&report), Some(&path))?;
+    context.note(&format!("the report: {}", path.display()));
+    Ok(report)
+}
+
 fn shown(report: &Report, format: Format) -> Result<String, Failure> {
     if format == Format::Json {
         return serde_json::to_string(report).map_err(|e| Failure::new(Code::Model, e));
@@ -187,10 +196,7 @@ fn go(context: &Context, args: &LoopArgs, resume: bool) -> Result<Outcome, Failu
             .advise("give another --out"));
     }
     let (ending, ledger) = carry_out(context, &config, store)?;
-    let report = reported(&config, &ledger)?;
-    let path = config.out.join("report.html");
-    emit(&page(&report), Some(&path))?;
-    context.note(&format!("the report: {}", path.display()));
+    let report = write_page(context, &config, &ledger)?;
     if let Ending::Stopped { iteration, .. } = &ending {
         context.note(&format!(
             "iteration {iteration} was rolled back and the loop stopped: the policy before it is in force (policy.json)"

@@ -11,7 +11,7 @@ use store::Store;
 
 use crate::args::{BenchArgs, Format};
 use crate::commands::Outcome;
-use crate::commands::looping::{Rows, carry_out, config_text};
+use crate::commands::looping::{Rows, carry_out, config_text, write_page};
 use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::output::{columns, emit};
@@ -24,26 +24,25 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("cycle-bench").join(&args.name));
     let loops = study.loops(&out, args.seeds.unwrap_or(study.seeds), args.small)?;
     let judge = common_judge(context, study, args.small, &out)?;
-    let (mut runs, mut missing) = (Vec::new(), 0);
-    for (done, planned) in loops.iter().enumerate() {
-        let variant = &study.variants[planned.variant];
+    let ended = |planned: &Planned| -> Result<Option<Run>, Failure> {
         let config = &planned.config;
         let again = judge.as_ref().filter(|(own, _)| *own != config.judge).map(|(_, j)| j.as_ref());
-        let found = || -> Result<Option<Run>, Failure> {
-            Ok(outcome(&variant.name, config, &rows(context, config)?, again)?)
-        };
-        if let Some(run) = found()? {
-            runs.push(run);
+        let variant = &study.variants[planned.variant].name;
+        Ok(outcome(variant, config, &rows(context, config)?, again)?)
+    };
+    for (done, planned) in loops.iter().enumerate() {
+        if ended(planned)?.is_some() {
             continue;
         }
-        context.note(&format!("{}, seed {} ({} of {})", variant.label, config.seed, done + 1, loops.len()));
+        let config = &planned.config;
+        let label = &study.variants[planned.variant].label;
+        context.note(&format!("{label}, seed {} ({} of {})", config.seed, done + 1, loops.len()));
         let mut ledger = rows(context, config)?;
         begin(context, &mut ledger, planned, &loops)?;
         match carry_out(context, config, ledger.store) {
-            Ok(_) => runs.extend(found()?),
+            Ok((_, ledger)) => drop(write_page(context, config, &ledger)?),
             Err(failure) if failure.code == Code::Resources && failure.what.contains("another process") => {
                 context.note(&failure.what);
-                missing += 1;
             }
             Err(failure) if failure.code == Code::Interrupted => {
                 return Err(Failure::new(
@@ -54,7 +53,10 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
             Err(failure) => return Err(failure),
         }
     }
-    let table = Table::of(study, runs, missing);
+    // Another process may have ended loops that this one passed over.
+    let found: Vec<Option<Run>> = loops.iter().map(ended).collect::<Result<_, _>>()?;
+    let missing = found.iter().filter(|run| run.is_none()).count();
+    let table = Table::of(study, found.into_iter().flatten().collect(), missing);
     let text = serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?;
     std::fs::create_dir_all(&out).map_err(|e| Failure::io(&out, &e))?;
     emit(&text, Some(&out.join("study.json")))?;
