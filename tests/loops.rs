@@ -278,8 +278,11 @@ fn an_iteration_may_be_trained_by_trl_and_the_policy_comes_back() {
     let engine = format!("[train]\nengine = \"trl\"\npython = {:?}", python.to_string_lossy());
     let simpo = "{ name = \"simpo\", nll_weight = 0.1 }";
     let config = TINY.replace("builtin:researcher", "policy").replace("[train]", &engine);
-    // TRL has no command for SimPO.
-    home.write("loop.toml", config.replace(simpo, "{ name = \"sigmoid\", beta = 0.1 }"));
+    // TRL has no command for SimPO, and none that goes on with an adapter.
+    let config = config.replace(simpo, "{ name = \"sigmoid\", beta = 0.1 }");
+    home.write("loop.toml", &config);
+    home.fails(&["loop", "run", "--config", "loop.toml"], 4, "leave [train.lora] out");
+    home.write("loop.toml", config.replace("lora = { r = 2, lora_alpha = 4 }\n", ""));
     let run = home.run(&["loop", "run", "--config", "loop.toml"]);
     assert_eq!(run.status.code(), Some(0), "{}", String::from_utf8_lossy(&run.stderr));
     let shown = status(&home, "loop");

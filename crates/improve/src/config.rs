@@ -403,6 +403,10 @@ impl LoopConfig {
         if self.pairs.replay.iter().any(|r| !(0.0..=1.0).contains(r)) {
             return Err("pairs.replay holds shares between 0 and 1".into());
         }
+        if self.train.engine == Engine::Trl && self.train.lora.is_some() && self.iterations > 1 {
+            let what = "train.engine = \"trl\" starts from new adapters alone: leave [train.lora] out, or set iterations = 1";
+            return Err(what.into());
+        }
         if self.pairs.cut == Cut::Open && self.train.engine == Engine::Trl {
             return Err(
                 "pairs.cut = \"open\" needs train.engine = \"local\": TRL puts an end behind every answer"
@@ -436,7 +440,9 @@ impl LoopConfig {
         let mut data = toml::Table::new();
         data.insert("train".into(), text(rows));
         data.insert("max_length".into(), toml::Value::Integer(t.max_length as i64));
-        data.insert("overlong".into(), "skip".into());
+        // TRL's commands know no other way with text.
+        let overlong = if t.engine == Engine::Trl { "truncate" } else { "skip" };
+        data.insert("overlong".into(), overlong.into());
         table.insert("data".into(), data.into());
         let mut objective = t.objective.clone();
         if t.method != Method::Sft && !objective.contains_key("name") {
