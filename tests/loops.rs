@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -168,10 +169,15 @@ fn a_second_process_on_a_loop_is_refused_and_an_interrupted_one_goes_on() {
         assert!(first.try_wait().unwrap().is_none(), "it ended before it was locked");
         std::thread::sleep(Duration::from_millis(5));
     }
-    std::thread::sleep(Duration::from_millis(300));
+    // Up to the first papers of an iteration: those of the start on held-out prompts are there then.
+    let mut says = BufReader::new(first.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(says.any(|line| line.starts_with("iteration 1: ")), "it ended before its first iteration");
     home.fails(&["loop", "resume", "--config", "loop.toml"], 5, "another process");
     support::interrupt(&first);
     assert_eq!(first.wait().unwrap().code(), Some(130));
+    home.write("held-out.jsonl", "{\"topic\": \"Something else\"}\n");
+    home.fails(&["loop", "resume", "--config", "loop.toml"], 4, "put them back");
+    prompts(&home);
     let resumed = home.run(&["loop", "resume", "--config", "loop.toml"]);
     assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
 }
@@ -202,6 +208,12 @@ fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
     fails(&["prompts.train=\"gone.jsonl\""], 3, "gone.jsonl");
     fails(&["prompts.per_iteration=9"], 4, "there are 2 prompts");
     fails(&["judge={kind=\"model\", model=\"nowhere\"}"], 4, "nowhere");
+    // TRL has no command for SimPO, and it is said before a paper is drawn (a folder is what it trains).
+    let trl = ["train.engine=\"trl\"", "pairs.cut=\"reject\"", "iterations=1"];
+    fails(&trl, 4, "folder");
+    let merged = home.run(&["models", "merge", "builtin:researcher", "--out", "policy"]);
+    assert_eq!(merged.status.code(), Some(0), "{}", String::from_utf8_lossy(&merged.stderr));
+    fails(&[&trl[..], &["model=\"policy\""]].concat(), 4, "without a command");
     fails(&["sample.server=\"http://127.0.0.1:9/v1#m\"", "sample.patience=0"], 6, "127.0.0.1:9");
     home.fails(
         &["loop", "resume", "--config", "loop.toml", "--out", "fresh"],

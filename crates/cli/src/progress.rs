@@ -53,9 +53,16 @@ pub struct Reporter {
     label: Mutex<String>,
     loudness: Loudness,
     bar: Option<ProgressBar>,
-    started: Instant,
-    last: Mutex<Instant>,
+    pace: Mutex<Pace>,
     said: AtomicUsize,
+}
+
+/// What a pipe was told, and since when the pass that runs now runs.
+struct Pace {
+    told: Instant,
+    since: Instant,
+    what: &'static str,
+    done: usize,
 }
 
 impl Reporter {
@@ -65,7 +72,8 @@ impl Reporter {
         let bar = bar(&label, loudness);
         let now = Instant::now();
         let label = Mutex::new(label);
-        Self { label, loudness, bar, started: now, last: Mutex::new(now), said: AtomicUsize::new(0) }
+        let pace = Mutex::new(Pace { told: now, since: now, what: "", done: 0 });
+        Self { label, loudness, bar, pace, said: AtomicUsize::new(0) }
     }
 
     fn label(&self) -> String {
@@ -98,7 +106,7 @@ impl Reporter {
         }
     }
 
-    fn show(&self, what: &str, done: usize, total: usize) {
+    fn show(&self, what: &'static str, done: usize, total: usize) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}: {what}", self.label()));
             bar.set_length(total as u64);
@@ -108,16 +116,23 @@ impl Reporter {
         if self.loudness != Loudness::Lines {
             return;
         }
+        let Ok(mut pace) = self.pace.lock() else { return };
+        // A job has many batches: time left is by the pace of this one.
+        if pace.what != what || done < pace.done {
+            (pace.what, pace.since) = (what, Instant::now());
+        }
+        pace.done = done;
         // A pipe gets a line every ten seconds.
-        let Ok(mut last) = self.last.lock() else { return };
-        if last.elapsed() < Duration::from_secs(10) {
+        if pace.told.elapsed() < Duration::from_secs(10) {
             return;
         }
-        *last = Instant::now();
+        pace.told = Instant::now();
         self.said.fetch_add(1, Ordering::Relaxed);
         let left =
-            self.started.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
-        say(&format!("{}: {what} {done} of {total} tokens, about {left:.0} s left", self.label()));
+            pace.since.elapsed().as_secs_f64() / done.max(1) as f64 * total.saturating_sub(done) as f64;
+        // What is written may end long before its limit.
+        let how = if what == "writing" { "at most" } else { "about" };
+        say(&format!("{}: {what} {done} of {total} tokens, {how} {left:.0} s left", self.label()));
     }
 
     /// Takes the bar away.

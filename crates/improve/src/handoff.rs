@@ -7,6 +7,14 @@ use training::{Recipe, TrainError};
 
 use crate::run::Observer;
 
+/// Whether TRL can do what the recipe says, before anything is sampled for it.
+///
+/// # Errors
+/// If it cannot.
+pub(crate) fn possible(recipe: &Recipe) -> Result<(), TrainError> {
+    Ok(handoff::trl::plan(&Job::of(recipe)?, &[]).map(|_| ())?)
+}
+
 /// Trains with TRL where it is installed; returns the folder that came back.
 ///
 /// # Errors

@@ -177,7 +177,8 @@ pub(crate) fn shipped(name: &str, place: &Path) -> Result<ModelSource, ImproveEr
     };
     let folder = place.join(name);
     for (file, bytes) in files {
-        crate::policy::write_once(&folder.join(file), bytes)?;
+        let path = folder.join(file);
+        lm::shipped_file(&path, bytes).map_err(ImproveError::io(&path))?;
     }
     Ok(ModelSource { path: folder, adapter: None })
 }

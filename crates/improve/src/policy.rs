@@ -52,14 +52,6 @@ pub fn placed(reference: &str, folder: &Path, options: &OpenOptions) -> Result<M
     Ok(lm::on_disk(&reference, folder, options.models_dir.as_deref())?)
 }
 
-/// Writes a file that is not there whole.
-pub(crate) fn write_once(path: &Path, bytes: &[u8]) -> Result<(), ImproveError> {
-    if std::fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64) {
-        return Ok(());
-    }
-    write(path, bytes)
-}
-
 /// Writes a file by rename, and the folders above it.
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), ImproveError> {
     let folder = path.parent().unwrap_or(Path::new("."));

@@ -14,7 +14,7 @@ use research::{Brief, Researcher, Results};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::config::{LoopConfig, Method};
+use crate::config::{Engine, LoopConfig, Method};
 use crate::error::ImproveError;
 use crate::judge::{Judge, JudgeConfig, ModelJudge, PanelJudge, PhraseJudge};
 use crate::ledger::{self, Kind, Ledger};
@@ -104,6 +104,13 @@ impl<'a> Loop<'a> {
             return Err(ImproveError::Config(what.into()));
         }
         let start = Policy::of("start", placed(&config.model, &place, &options)?)?;
+        if config.train.engine == Engine::Trl && config.train.method != Method::None {
+            let rows = config.out.join("rows.jsonl");
+            let recipe = config
+                .recipe_of(&start.source.path, &rows, &config.out, start.source.adapter.as_ref())
+                .map_err(ImproveError::Config)?;
+            crate::handoff::possible(&recipe)?;
+        }
         Ok(Self { config, options, prompts, start, judge, second, ledger, observer, open: None, _lock: lock })
     }
 
@@ -112,6 +119,7 @@ impl<'a> Loop<'a> {
     /// # Errors
     /// If something fails or the user stops it; what was done is in the ledger.
     pub fn run(&mut self) -> Result<Ending, ImproveError> {
+        self.same_prompts()?;
         let baseline = self.baseline()?;
         let mut policy = self.start.clone();
         for iteration in 1..=self.config.iterations {

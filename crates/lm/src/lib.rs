@@ -15,7 +15,7 @@ mod wire;
 pub use device::{DeviceChoice, device};
 pub use inference::{Grammar, Part, Sampling, Script};
 pub use local::Local;
-pub use open::{OpenOptions, SMOLLM2_FILE, on_disk, open, open_local, small};
+pub use open::{OpenOptions, SMOLLM2_FILE, on_disk, open, open_local, shipped_file, small};
 pub use reference::ModelRef;
 pub use server::{Server, ServerOptions};
 pub use types::{

@@ -105,19 +105,27 @@ pub fn on_disk(
                 return Err(LmError::Model(format!("this build has no weights for {reference}")));
             };
             let path = place.join(format!("{name}.gguf"));
-            if std::fs::metadata(&path).is_ok_and(|m| m.len() == shipped.weights.len() as u64) {
-                return Ok(ModelSource { path, adapter: None });
-            }
-            let partial = place.join(format!(".{name}.{}", std::process::id()));
-            std::fs::create_dir_all(place)
-                .and_then(|()| std::fs::write(&partial, shipped.weights))
-                .and_then(|()| std::fs::rename(&partial, &path))
-                .map_err(|e| {
-                    LmError::Memory(format!("{reference} cannot be written to {}: {e}", path.display()))
-                })?;
+            shipped_file(&path, shipped.weights).map_err(|e| {
+                LmError::Memory(format!("{reference} cannot be written to {}: {e}", path.display()))
+            })?;
             Ok(ModelSource { path, adapter: None })
         }
     }
+}
+
+/// Writes a file that ships in the binary, by rename, and the folders above it; one that is there whole is left alone.
+///
+/// # Errors
+/// If the disk is full, or the place may not be written.
+pub fn shipped_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if std::fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+        return Ok(());
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let partial = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    std::fs::write(&partial, bytes)?;
+    std::fs::rename(&partial, path)
 }
 
 /// The files of `small:NAME`: SmolLM2's in `folder` or `./models`, with the adapter that ships.
@@ -152,17 +160,7 @@ fn placed(name: &str, files: &[(&str, &[u8])], beside: Option<&Path>) -> std::io
     let inner = format!("small-{name}-{hash}");
     let write = |place: &Path| -> std::io::Result<PathBuf> {
         let folder = place.join(&inner);
-        let whole = |(file, bytes): &(&str, &[u8])| {
-            std::fs::metadata(folder.join(file)).is_ok_and(|m| m.len() == bytes.len() as u64)
-        };
-        if !files.iter().all(whole) {
-            std::fs::create_dir_all(&folder)?;
-            for (file, bytes) in files {
-                let partial = folder.join(format!(".{file}.{}", std::process::id()));
-                std::fs::write(&partial, bytes)?;
-                std::fs::rename(&partial, folder.join(file))?;
-            }
-        }
+        files.iter().try_for_each(|(file, bytes)| shipped_file(&folder.join(file), bytes))?;
         Ok(folder)
     };
     let temporary = std::env::temp_dir().join("cycle-adapters");

@@ -99,6 +99,7 @@ impl Loop<'_> {
             let own = if probabilities && !same { self.probabilities(policy, batch)? } else { Vec::new() };
             let mut rows = Vec::with_capacity(batch.len());
             for (i, (key, sample)) in batch.iter().enumerate() {
+                // There is one: [`Loop::run`] begins with that.
                 let Some(prompt) = prompts.iter().find(|p| p.id == sample.prompt) else { continue };
                 let mut checked = checks::check(sample, stage, prompt);
                 if let Some(base) = base.get(i).copied().flatten() {

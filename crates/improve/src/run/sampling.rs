@@ -22,6 +22,23 @@ struct Drawn {
 }
 
 impl Loop<'_> {
+    /// Refuses to go on with a loop whose prompts were changed under it: its papers would be about others.
+    pub(super) fn same_prompts(&self) -> Result<(), ImproveError> {
+        for iteration in 0..=self.config.iterations {
+            let chosen = if iteration == 0 { vec![] } else { self.prompts_of(iteration) };
+            for (kind, prompts) in [(Kind::HeldOut, &self.prompts.held_out), (Kind::Sample, &chosen)] {
+                let papers = ledger::read::<Sample>(self.ledger, kind, iteration)?;
+                if let Some(gone) = papers.values().find(|s| prompts.iter().all(|p| p.id != s.prompt)) {
+                    return Err(ImproveError::Config(format!(
+                        "the prompts are others than when this loop was sampled ({} is missing): put them back, or begin another loop",
+                        gone.prompt
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Draws `count` papers for each prompt that has none yet, a batch of prompts at a time.
     pub(super) fn sample(
         &mut self,
