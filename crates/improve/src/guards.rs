@@ -4,22 +4,32 @@ use crate::config::Guards;
 use crate::rows::{Evaluation, Interval};
 
 /// What is wrong with a policy, in words; nothing if it may be kept.
-pub fn alarms(guards: &Guards, start: &Evaluation, now: &Evaluation) -> Vec<String> {
+///
+/// `step` holds what both judges gained since the policy in force, where that is not the start.
+pub fn alarms(
+    guards: &Guards,
+    start: &Evaluation,
+    now: &Evaluation,
+    step: Option<&Evaluation>,
+) -> Vec<String> {
     let mut alarms = Vec::new();
     let show = |i: &Interval| match (i.low, i.high) {
         (Some(low), Some(high)) => format!("{:+.3} [{low:+.3}, {high:+.3}]", i.mean),
         _ => format!("{:+.3}", i.mean),
     };
     if let (Some(first), Some(second)) = (&now.judge_gain, &now.second_gain) {
-        let rises = first.low.is_some_and(|low| low > 0.0);
-        let falls = second.high.is_some_and(|high| high < 0.0);
-        if rises && falls {
+        let rises = rises(first);
+        if falls(first) {
+            alarms.push(format!("the judge falls by {}", show(first)));
+        }
+        if rises && falls(second) {
             alarms.push(format!(
                 "the judge rises by {}, the second judge falls by {}",
                 show(first),
                 show(second)
             ));
-        } else if let (Some(first_sd), Some(second_sd)) = (now.judge_sd, now.second_sd) {
+        } else if let (Some(first_sd), Some(second_sd)) = (now.judge_sd.filter(|s| *s > 1e-9), now.second_sd)
+        {
             // In deviations of each judge's own scores: a gain that only one of them sees is its weakness.
             let gain = first.mean / first_sd.max(f64::MIN_POSITIVE);
             let seen = second.high.unwrap_or(second.mean) / second_sd.max(f64::MIN_POSITIVE);
@@ -30,7 +40,26 @@ pub fn alarms(guards: &Guards, start: &Evaluation, now: &Evaluation) -> Vec<Stri
                     show(second)
                 ));
             }
+        } else if rises && second.mean <= 0.0 {
+            // Scores that were all alike at the start have no deviation to measure a gain in.
+            alarms.push(format!(
+                "the judge rises by {}, the second judge does not confirm it: {}",
+                show(first),
+                show(second)
+            ));
         }
+    }
+    if let Some((first, second)) = step.and_then(|s| s.judge_gain.as_ref().zip(s.second_gain.as_ref())) {
+        if rises(first) && falls(second) {
+            alarms.push(format!(
+                "since the iteration before the judge rises by {}, the second judge falls by {}",
+                show(first),
+                show(second)
+            ));
+        }
+    }
+    if now.second.is_some() && now.judge_gain.is_some() && now.second_gain.is_none() {
+        alarms.push("the second judge scored no prompt both now and at the start".into());
     }
     if now.judge.is_none() {
         alarms.push("the judge scored none of the held-out papers".into());
@@ -73,6 +102,14 @@ pub fn alarms(guards: &Guards, start: &Evaluation, now: &Evaluation) -> Vec<Stri
     alarms
 }
 
+fn rises(gain: &Interval) -> bool {
+    gain.low.is_some_and(|low| low > 0.0)
+}
+
+fn falls(gain: &Interval) -> bool {
+    gain.high.is_some_and(|high| high < 0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,8 +145,16 @@ mod tests {
     fn each_guard_goes_off_by_itself_and_none_without_cause() {
         let guards = Guards::default();
         let start = figures(0.0, 0.0);
-        let said = |now: &Evaluation| alarms(&guards, &start, now);
+        let said = |now: &Evaluation| alarms(&guards, &start, now, None);
         assert!(said(&figures(0.4, 0.3)).is_empty());
+        assert!(said(&figures(-0.4, -0.3))[0].contains("judge falls"), "both judges find it worse");
+        let same = |second| said(&Evaluation { judge_sd: Some(0.0), ..figures(0.4, second) });
+        assert!(
+            same(0.1).is_empty() && same(-0.1)[0].contains("does not confirm"),
+            "no deviation at the start"
+        );
+        let step = alarms(&guards, &start, &figures(0.9, 0.3), Some(&figures(0.4, -0.2)));
+        assert!(step[0].contains("since the iteration before"), "{step:?}");
         let noisy = Evaluation { validity: 0.77, validity_change: around(-0.13), ..figures(0.4, 0.3) };
         assert!(said(&noisy).is_empty(), "a fall that may be chance");
         assert!(said(&figures(0.4, -0.2))[0].contains("falls"));

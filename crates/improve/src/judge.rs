@@ -122,6 +122,7 @@ impl Scored {
             std: None,
             min: None,
             win_rate: None,
+            log_odds: None,
             failed: Some(why.into()),
             review: None,
         }
@@ -131,7 +132,7 @@ impl Scored {
         if !mean.is_finite() {
             return Self::failed(judge, format!("the score is {mean}"));
         }
-        Self { judge, mean: Some(mean), std: None, min: None, win_rate: None, failed: None, review: None }
+        Self { mean: Some(mean), failed: None, ..Self::failed(judge, "") }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Cut, PairRule, Pairs, TermName};
+use crate::config::{Cut, PairRule, Pairs};
 use crate::ledger::id;
 use crate::rows::{Pair, PairCounts, Rewarded, Sample};
 use crate::stats::{deviation, mean};
@@ -22,7 +22,10 @@ pub struct Candidate<'a> {
 #[derive(Clone, Copy)]
 struct Usable<'a> {
     candidate: Candidate<'a>,
+    /// The weighed sum; log-odds where a judge compared the samples itself.
     total: f64,
+    /// As the sum was before length was taken out of it.
+    raw: f64,
 }
 
 impl Usable<'_> {
@@ -49,18 +52,27 @@ pub struct Made {
 pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
     let mut made = Made::default();
     let mut prompts = sorted_out(config, candidates, &mut made.counts);
+    // A judge that compares says more than one number a sample: its log-odds have a unit of their own.
+    let mut usable = prompts.values().flat_map(|p| &p.whole);
+    let compares = usable.all(|u| u.candidate.reward.compared.is_some());
+    if compares {
+        for u in prompts.values_mut().flat_map(|p| &mut p.whole) {
+            u.total = u.candidate.reward.compared.map_or(u.total, |c| c.log_odds);
+        }
+    }
     if config.length_neutral {
         made.counts.length_slope = take_length_out(&mut prompts);
     }
     let totals: Vec<f64> = prompts.values().flat_map(|p| &p.whole).map(|u| u.total).collect();
-    let scale = config.scale.or_else(|| deviation(&totals)).filter(|s| *s > 0.0).unwrap_or(1.0);
-    let margin = config.margin.max(config.noise * noise);
+    let unit = compares.then_some(1.0);
+    let scale = config.scale.or(unit).or_else(|| deviation(&totals)).filter(|s| *s > 0.0).unwrap_or(1.0);
+    let noise = config.noise * noise;
     let (mut chosen_tokens, mut rejected_tokens) = (Vec::new(), Vec::new());
     for PromptSamples { mut whole, open } in prompts.into_values() {
         // Best first; samples that a gate keeps back stand behind all others. Equal ones in the order they were drawn.
         whole.sort_by(|a, b| b.passes().cmp(&a.passes()).then(b.total.total_cmp(&a.total)));
-        let standing = Standing::of(&whole, scale);
-        let found = matched(config, &whole, &standing, margin, &mut made.counts);
+        let standing = Standing::of(&whole, scale, config.length_neutral);
+        let found = matched(config, &whole, &standing, noise, &mut made.counts);
         let run_on = open.zip(whole.first().filter(|best| best.passes()));
         made.counts.prompts_without += usize::from(found.is_empty() && run_on.is_none());
         for (i, j, difference) in found {
@@ -133,7 +145,7 @@ fn sorted_out<'a>(
             counts.duplicates += 1;
         } else if let Some(total) = c.reward.total {
             counts.gated += usize::from(!c.reward.gated.is_empty());
-            of_prompt.whole.push(Usable { candidate: *c, total });
+            of_prompt.whole.push(Usable { candidate: *c, total, raw: total });
         } else {
             counts.unscored += 1;
         }
@@ -146,7 +158,7 @@ fn matched(
     config: &Pairs,
     sorted: &[Usable<'_>],
     standing: &Standing,
-    margin: f64,
+    noise: f64,
     counts: &mut PairCounts,
 ) -> Vec<(usize, usize, f64)> {
     let mut found = Vec::new();
@@ -161,7 +173,10 @@ fn matched(
         };
         // A sample behind a gate is worse whatever its score.
         let behind = !worse.passes();
-        if !(behind || difference > margin) && config.rule != PairRule::Every {
+        // The margin is in the unit of the difference, the judge's noise in that of its scores.
+        let apart = better.total - worse.total;
+        let clear = difference > config.margin && apart > noise && better.raw != worse.raw;
+        if !(behind || clear) && config.rule != PairRule::Every {
             counts.close += 1;
             continue;
         }
@@ -229,24 +244,26 @@ struct Standing {
 }
 
 impl Standing {
-    fn of(samples: &[Usable<'_>], scale: f64) -> Self {
+    fn of(samples: &[Usable<'_>], scale: f64, length_neutral: bool) -> Self {
         let n = samples.len();
-        // Where the judge compared the samples itself, its probabilities count.
-        let known: Option<Vec<f64>> =
-            samples.iter().map(|u| u.candidate.reward.terms.get(&TermName::WinRate).copied()).collect();
-        if let Some(wins) = known {
-            let odds = |p: f64| (p.clamp(1e-6, 1.0 - 1e-6) / (1.0 - p.clamp(1e-6, 1.0 - 1e-6))).ln();
-            return Self { scores: wins.iter().map(|p| odds(*p)).collect(), wins };
-        }
-        let totals: Vec<f64> = samples.iter().map(|u| u.total / scale).collect();
+        let passing = samples.iter().filter(|u| u.passes()).map(|u| u.total / scale);
+        let lowest = passing.fold(f64::INFINITY, f64::min);
+        // What a gate keeps back is worse than all that pass, whatever it scores.
+        let place = |u: &Usable<'_>| if u.passes() { f64::INFINITY } else { lowest - 1.0 };
+        let totals: Vec<f64> = samples.iter().map(|u| (u.total / scale).min(place(u))).collect();
         let sigmoid = |z: f64| 1.0 / (1.0 + (-z).exp());
         let over = |i: usize, f: &dyn Fn(f64) -> f64| -> f64 {
             (0..n).filter(|j| *j != i).map(|j| f(totals[i] - totals[j])).sum()
         };
+        // Where the judge compared the samples itself, and nothing was done to that, its probabilities count.
+        let judged = |u: &Usable<'_>| u.candidate.reward.compared.filter(|_| u.passes() && !length_neutral);
+        let judged: Option<Vec<f64>> = samples.iter().map(|u| judged(u).map(|c| c.win_rate)).collect();
         let others = n.saturating_sub(1).max(1) as f64;
         Self {
             scores: (0..n).map(|i| over(i, &|d| d) / n as f64).collect(),
-            wins: (0..n).map(|i| if n > 1 { over(i, &sigmoid) / others } else { 0.5 }).collect(),
+            wins: judged.unwrap_or_else(|| {
+                (0..n).map(|i| if n > 1 { over(i, &sigmoid) / others } else { 0.5 }).collect()
+            }),
         }
     }
 }
@@ -272,6 +289,7 @@ pub fn replayed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TermName;
 
     fn samples(rows: &[(&str, f64, usize, bool)]) -> Vec<(String, Sample, Rewarded)> {
         rows.iter()
@@ -293,6 +311,7 @@ mod tests {
                 let reward = Rewarded {
                     total: Some(*total).filter(|t| t.is_finite()),
                     terms: BTreeMap::new(),
+                    compared: None,
                     gated: if *gated { vec![TermName::Complete] } else { Vec::new() },
                 };
                 (format!("s{i}"), sample, reward)
@@ -347,6 +366,42 @@ mod tests {
         assert_eq!(names(&made), [("s5", "s4")], "a gate counts for more than a score");
         let c = &made.counts;
         assert_eq!((c.unscored, c.gated, c.close, c.lengths, c.prompts_without), (1, 1, 1, 1, 3));
+    }
+
+    #[test]
+    fn what_a_gate_keeps_back_has_the_lower_targets_whatever_it_scores_and_equals_are_no_pair() {
+        let gated =
+            [("q", 9.0, 100, true), ("q", 0.6, 100, false), ("q", 0.5, 100, false), ("q", 0.4, 100, false)];
+        for rule in [PairRule::Every, PairRule::Dno, PairRule::BestWorst] {
+            let made = make(&Pairs { rule, per_prompt: 9, ..plain() }, &gated, 0.0);
+            assert!(made.pairs.iter().any(|(_, p)| p.rejected == "s0"), "{rule:?}");
+            for (_, p) in &made.pairs {
+                assert!(p.score_chosen > p.score_rejected && p.p_chosen > p.p_rejected, "{rule:?}: {p:?}");
+            }
+        }
+        let equal =
+            [("q", 1.0, 100, false), ("q", 1.0, 120, false), ("r", 1.0, 100, false), ("r", 3.0, 130, false)];
+        let made = make(&Pairs::default(), &equal, 0.0);
+        assert_eq!(
+            (names(&made), made.counts.close),
+            (vec![("s3", "s2")], 1),
+            "length alone is no difference"
+        );
+    }
+
+    #[test]
+    fn a_judge_that_compares_gives_gpo_its_log_odds() {
+        let mut owned = samples(&[("q", 0.7, 100, false), ("q", 0.5, 100, false), ("q", 0.3, 100, false)]);
+        for (row, log_odds) in owned.iter_mut().zip([0.9, 0.1, -1.0]) {
+            let win_rate = row.2.total.unwrap();
+            row.2.compared = Some(crate::rows::Compared { win_rate, log_odds });
+        }
+        let candidates: Vec<Candidate<'_>> =
+            owned.iter().map(|(id, sample, reward)| Candidate { id, sample, reward }).collect();
+        let made = pairs(&plain(), &candidates, 0.0);
+        let pair = &made.pairs[0].1;
+        assert!((pair.score_chosen - 0.9).abs() < 1e-12 && (pair.score_rejected + 1.0).abs() < 1e-12);
+        assert_eq!((pair.p_chosen, pair.p_rejected), (0.7, 0.3));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::{Reward, TermName};
-use crate::rows::{Checked, Rewarded, Scored};
+use crate::rows::{Checked, Compared, Rewarded, Scored};
 
 /// The reward of a sample. A judge that said nothing, or a sum that is no number, leaves it without one.
 pub fn reward(config: &Reward, scored: &Scored, checked: &Checked) -> Rewarded {
@@ -20,7 +20,8 @@ pub fn reward(config: &Reward, scored: &Scored, checked: &Checked) -> Rewarded {
     for term in &config.terms {
         let Some(&value) = all.get(&term.name) else {
             // What a judge should have said is missing; a check that does not apply is not.
-            let judges = matches!(term.name, TermName::Mean | TermName::Min | TermName::WinRate);
+            let judges =
+                matches!(term.name, TermName::Mean | TermName::Std | TermName::Min | TermName::WinRate);
             known &= !(judges && term.weight != 0.0);
             continue;
         };
@@ -34,7 +35,12 @@ pub fn reward(config: &Reward, scored: &Scored, checked: &Checked) -> Rewarded {
             gated.push(term.name);
         }
     }
-    Rewarded { total: Some(total).filter(|t| known && t.is_finite()), terms, gated }
+    let mut weighed = config.terms.iter().filter(|t| t.weight != 0.0);
+    let alone = weighed.next().filter(|t| weighed.next().is_none() && t.weight > 0.0);
+    let compares = alone.is_some_and(|t| matches!(t.name, TermName::Mean | TermName::WinRate));
+    let compared = scored.win_rate.zip(scored.log_odds).filter(|_| compares);
+    let compared = compared.map(|(win_rate, log_odds)| Compared { win_rate, log_odds });
+    Rewarded { compared, total: Some(total).filter(|t| known && t.is_finite()), terms, gated }
 }
 
 #[cfg(test)]

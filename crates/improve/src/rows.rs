@@ -55,6 +55,9 @@ pub struct Scored {
     /// P(sample ≻ another of its prompt), for judges that compare.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub win_rate: Option<f64>,
+    /// Mean log-odds against the prompt's samples, itself included as 0 (GPO's score), for judges that compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_odds: Option<f64>,
     /// Why it said nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
@@ -83,6 +86,15 @@ impl Checked {
     }
 }
 
+/// How a judge that compares sees a sample among those of its prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Mean probability of winning against the others.
+    pub win_rate: f64,
+    /// Mean log-odds against all, itself included as 0.
+    pub log_odds: f64,
+}
+
 /// A sample's reward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rewarded {
@@ -90,6 +102,9 @@ pub struct Rewarded {
     pub total: Option<f64>,
     /// By name.
     pub terms: BTreeMap<TermName, f64>,
+    /// The judge's win rate and log-odds, where it compares and nothing else is weighed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
     /// Terms that keep it from being preferred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gated: Vec<TermName>,

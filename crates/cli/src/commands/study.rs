@@ -50,7 +50,9 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
                     "interrupted; the same command goes on from there",
                 ));
             }
-            Err(failure) => return Err(failure),
+            // Out of disk ends the study; a loop that has nothing to learn from ends itself alone.
+            Err(failure) if failure.code == Code::Resources => return Err(failure),
+            Err(failure) => context.note(&format!("{label}, seed {}: {}", config.seed, failure.what)),
         }
     }
     // Another process may have ended loops that this one passed over.

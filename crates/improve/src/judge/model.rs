@@ -73,7 +73,7 @@ impl Judge for ModelJudge {
         } else {
             match self.model.judge(&Value::String(QUESTION.into()), &texts)? {
                 Verdict::Scores(scores) => scores[..own].iter().map(|s| Scored::of(self.id(), *s)).collect(),
-                Verdict::Wins(wins) => self.win_rates(&wins, own),
+                Verdict::Wins(wins) => self.win_rates(&wins, own, &texts),
             }
         }
         .into_iter();
@@ -89,16 +89,25 @@ impl Judge for ModelJudge {
 
 impl ModelJudge {
     /// Mean probability against those behind `own`, or against the other ones where there are none.
-    fn win_rates(&self, wins: &[Vec<f64>], own: usize) -> Vec<Scored> {
+    fn win_rates(&self, wins: &[Vec<f64>], own: usize, texts: &[Value]) -> Vec<Scored> {
         (0..own)
             .map(|i| {
                 let others: Vec<f64> = if wins.len() > own {
-                    wins[i][own..].to_vec()
+                    // At the start papers are held against the start's: not against themselves, if there is another.
+                    let rivals: Vec<usize> = (own..wins.len()).filter(|j| texts[*j] != texts[i]).collect();
+                    let rivals = if rivals.is_empty() { (own..wins.len()).collect() } else { rivals };
+                    rivals.into_iter().map(|j| wins[i][j]).collect()
                 } else {
                     (0..own).filter(|j| *j != i).map(|j| wins[i][j]).collect()
                 };
+                let odds = |p: f64| (p.clamp(1e-6, 1.0 - 1e-6) / (1.0 - p.clamp(1e-6, 1.0 - 1e-6))).ln();
+                let log_odds = others.iter().map(|p| odds(*p)).sum::<f64>() / (others.len() + 1) as f64;
                 match crate::stats::mean(&others) {
-                    Some(rate) => Scored { win_rate: Some(rate), ..Scored::of(self.id(), rate) },
+                    Some(rate) => Scored {
+                        win_rate: Some(rate),
+                        log_odds: Some(log_odds),
+                        ..Scored::of(self.id(), rate)
+                    },
                     None => Scored::failed(self.id(), "there is no other paper to compare it with"),
                 }
             })

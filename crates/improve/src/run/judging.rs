@@ -195,7 +195,15 @@ impl Loop<'_> {
         let confidence = self.config.guards.confidence;
         let evaluation = evaluate::figures(&held_out, start.as_ref(), best_of, confidence, &accepts);
         let alarms = match before {
-            Some((baseline, _)) => guards::alarms(&self.config.guards, &baseline.evaluation, &evaluation),
+            Some((baseline, before)) => {
+                let step = if iteration > 1 && *before != self.start {
+                    let then = HeldOut::read(self.ledger, iteration - 1)?;
+                    Some(evaluate::figures(&held_out, Some(&then), best_of, confidence, &accepts))
+                } else {
+                    None
+                };
+                guards::alarms(&self.config.guards, &baseline.evaluation, &evaluation, step.as_ref())
+            }
             None => Vec::new(),
         };
         let accepted = alarms.is_empty();
