@@ -9,7 +9,7 @@ use crate::gather;
 use crate::parquet::{Column, Writer};
 use crate::write::turns;
 
-/// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `difference`, `id`, `loop`, `iteration`, `policy`) by
+/// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `rejected_open`, `difference`, `id`, `loop`, `iteration`, `policy`) by
 /// rename.
 ///
 /// # Errors
@@ -19,6 +19,7 @@ pub fn write_pairs(path: &Path, rows: &[Value]) -> Result<(), DatasetError> {
         ("prompt", turns()),
         ("chosen", turns()),
         ("rejected", turns()),
+        ("rejected_open", Column::Flag),
         ("difference", Column::Number),
         ("id", Column::Text),
         ("loop", Column::Text),
@@ -51,7 +52,7 @@ mod tests {
         let message = |role: &str, text: &str| json!({"role": role, "content": text});
         let row = |n: usize| {
             json!({"prompt": [message("system", "s"), message("user", &format!("ü {n}"))],
-                "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")],
+                "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")], "rejected_open": n % 2 == 0,
                 "difference": 0.25, "id": format!("d{n}"), "loop": "x1", "iteration": 2, "policy": "p"})
         };
         let rows: Vec<Value> = (0..1003).map(row).collect();
@@ -63,7 +64,7 @@ mod tests {
         assert_eq!(back.len(), rows.len());
         assert_eq!(
             back[1002],
-            r#"{prompt: [{role: "system", content: "s"}, {role: "user", content: "ü 1002"}], chosen: [{role: "assistant", content: "good"}], rejected: [{role: "assistant", content: "bad"}], difference: 0.25, id: "d1002", loop: "x1", iteration: 2, policy: "p"}"#
+            r#"{prompt: [{role: "system", content: "s"}, {role: "user", content: "ü 1002"}], chosen: [{role: "assistant", content: "good"}], rejected: [{role: "assistant", content: "bad"}], rejected_open: true, difference: 0.25, id: "d1002", loop: "x1", iteration: 2, policy: "p"}"#
         );
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::parquet::basic::{Compression, ConvertedType, LogicalType, Repetition, Type as Physical, ZstdLevel};
-use ::parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, Int64Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
@@ -25,6 +25,8 @@ pub enum Column {
     Integer,
     /// A number.
     Number,
+    /// True or false.
+    Flag,
     /// A list.
     List(Box<Column>),
     /// Named columns.
@@ -47,6 +49,7 @@ impl Column {
                 .build()?,
             Self::Integer => leaf(Physical::INT64).build()?,
             Self::Number => leaf(Physical::DOUBLE).build()?,
+            Self::Flag => leaf(Physical::BOOLEAN).build()?,
             Self::List(of) => {
                 let repeated = Type::group_type_builder("list")
                     .with_repetition(Repetition::REPEATED)
@@ -83,6 +86,7 @@ enum Values {
     Text(Vec<ByteArray>),
     Integer(Vec<i64>),
     Number(Vec<f64>),
+    Flag(Vec<bool>),
 }
 
 struct Leaf {
@@ -96,6 +100,7 @@ fn leaves(column: &Column, out: &mut Vec<Leaf>) {
         Column::Text => Values::Text(Vec::new()),
         Column::Integer => Values::Integer(Vec::new()),
         Column::Number => Values::Number(Vec::new()),
+        Column::Flag => Values::Flag(Vec::new()),
         Column::List(of) => return leaves(of, out),
         Column::Struct(columns) => return columns.iter().for_each(|(_, c)| leaves(c, out)),
     };
@@ -144,6 +149,10 @@ fn shred(column: &Column, value: &Value, repetition: i16, depth: i16, definition
                     true
                 }
                 (Values::Integer(v), Value::Number(n)) => n.as_i64().map(|n| v.push(n)).is_some(),
+                (Values::Flag(v), Value::Bool(b)) => {
+                    v.push(*b);
+                    true
+                }
                 (Values::Number(v), Value::Number(n)) => n.as_f64().map(|n| v.push(n)).is_some(),
                 _ => false,
             };
@@ -230,6 +239,7 @@ impl Writer {
                 Values::Text(v) => column.typed::<ByteArrayType>().write_batch(v, d, r),
                 Values::Integer(v) => column.typed::<Int64Type>().write_batch(v, d, r),
                 Values::Number(v) => column.typed::<DoubleType>().write_batch(v, d, r),
+                Values::Flag(v) => column.typed::<BoolType>().write_batch(v, d, r),
             }
             .map_err(bad)?;
             column.close().map_err(bad)?;

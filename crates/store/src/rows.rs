@@ -207,8 +207,10 @@ pub struct PairRow {
     pub prompt: String,
     /// The better text.
     pub chosen: String,
-    /// The worse text.
+    /// The worse text; up to the limit that it ran into where it is open.
     pub rejected: String,
+    /// It has no end: trainers that put one there should leave the pair out.
+    pub rejected_open: bool,
     /// Difference of their rewards.
     pub difference: f64,
     /// Hash of the policy that wrote both.
