@@ -52,7 +52,7 @@ mod tests {
         let message = |role: &str, text: &str| json!({"role": role, "content": text});
         let row = |n: usize| {
             json!({"prompt": [message("system", "s"), message("user", &format!("ü {n}"))],
-                "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")], "rejected_open": n % 2 == 0,
+                "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")], "rejected_open": n.is_multiple_of(2),
                 "difference": 0.25, "id": format!("d{n}"), "loop": "x1", "iteration": 2, "policy": "p"})
         };
         let rows: Vec<Value> = (0..1003).map(row).collect();
