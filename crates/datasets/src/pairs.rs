@@ -9,8 +9,8 @@ use crate::gather;
 use crate::parquet::{Column, Writer};
 use crate::write::turns;
 
-/// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `rejected_open`, `difference`, `id`, `loop`, `iteration`, `policy`) by
-/// rename.
+/// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `rejected_open`, `difference`, `id`, `loop`, `iteration`,
+/// `policy`) by rename.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -52,8 +52,8 @@ mod tests {
         let message = |role: &str, text: &str| json!({"role": role, "content": text});
         let row = |n: usize| {
             json!({"prompt": [message("system", "s"), message("user", &format!("ü {n}"))],
-                "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")], "rejected_open": n.is_multiple_of(2),
-                "difference": 0.25, "id": format!("d{n}"), "loop": "x1", "iteration": 2, "policy": "p"})
+                "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")],
+                "rejected_open": n.is_multiple_of(2), "difference": 0.25, "id": format!("d{n}"), "loop": "x1", "iteration": 2, "policy": "p"})
         };
         let rows: Vec<Value> = (0..1003).map(row).collect();
         write_pairs(&path, &rows).unwrap();

@@ -215,9 +215,10 @@ pub struct Pairs {
     pub rule: PairRule,
     /// Samples that ran into a limit.
     pub cut: Cut,
-    /// Least difference of rewards (of win rates for `dno`).
+    /// Least difference of rewards (of win rates for `dno`, of log-odds where the reward is a comparing judge's alone).
     pub margin: f64,
-    /// … and at least so many of the judge's own standard deviations over repeated reviews.
+    /// … and their rewards differ by at least so many of the judge's own standard deviations over repeated reviews. Equal
+    /// rewards are never a pair.
     pub noise: f64,
     /// Repeated reviews of a few samples, which that deviation is measured with.
     pub repeats: usize,
@@ -230,7 +231,8 @@ pub struct Pairs {
     pub per_prompt: usize,
     /// Pairs of the iteration before, of the one before that, …, as shares of the new ones.
     pub replay: Vec<f64>,
-    /// Divides differences of rewards where a probability of winning is needed; the rewards' own deviation if absent.
+    /// Divides differences of rewards where a probability of winning is needed; the rewards' own deviation if absent,
+    /// 1 for log-odds.
     pub scale: Option<f64>,
 }
 

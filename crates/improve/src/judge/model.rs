@@ -100,7 +100,10 @@ impl ModelJudge {
                 } else {
                     (0..own).filter(|j| *j != i).map(|j| wins[i][j]).collect()
                 };
-                let odds = |p: f64| (p.clamp(1e-6, 1.0 - 1e-6) / (1.0 - p.clamp(1e-6, 1.0 - 1e-6))).ln();
+                let odds = |p: f64| {
+                    let p = p.clamp(1e-6, 1.0 - 1e-6);
+                    (p / (1.0 - p)).ln()
+                };
                 let log_odds = others.iter().map(|p| odds(*p)).sum::<f64>() / (others.len() + 1) as f64;
                 match crate::stats::mean(&others) {
                     Some(rate) => Scored {
