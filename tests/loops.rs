@@ -178,8 +178,39 @@ fn a_second_process_on_a_loop_is_refused_and_an_interrupted_one_goes_on() {
     home.write("held-out.jsonl", "{\"topic\": \"Something else\"}\n");
     home.fails(&["loop", "resume", "--config", "loop.toml"], 4, "put them back");
     prompts(&home);
+    // The store knows the loop by its configuration: from another folder the same words would name other checkpoints.
+    for file in ["loop.toml", "train.jsonl", "held-out.jsonl"] {
+        fs::create_dir_all(home.path("elsewhere")).unwrap();
+        fs::copy(home.path(file), home.path("elsewhere").join(file)).unwrap();
+    }
+    fs::create_dir_all(home.path("loop/iteration-1")).unwrap();
+    let mut elsewhere = home.command(&["loop", "resume", "--config", "loop.toml"]);
+    let elsewhere = elsewhere.current_dir(home.path("elsewhere")).output().unwrap();
+    let said = String::from_utf8_lossy(&elsewhere.stderr).into_owned();
+    assert_eq!(elsewhere.status.code(), Some(2), "{said}");
+    assert!(said.contains("this loop was begun in"), "{said}");
     let resumed = home.run(&["loop", "resume", "--config", "loop.toml"]);
     assert_eq!(resumed.status.code(), Some(0), "{}", String::from_utf8_lossy(&resumed.stderr));
+    // Scores of another judge, and papers of another start, are not gone on from.
+    let changed = |from: &str, to: &str| {
+        use sqlx::Connection;
+        let url = format!("sqlite://{}", home.path("home/cycle.db").display());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut db = sqlx::SqliteConnection::connect(&url).await.unwrap();
+            let set = "UPDATE loop_rows SET value = replace(value, ?, ?) WHERE iteration = 0";
+            sqlx::query(set).bind(from).bind(to).execute(&mut db).await.unwrap();
+        });
+    };
+    changed("phrase:the", "phrase:thee");
+    home.fails(
+        &["loop", "resume", "--config", "loop.toml"],
+        4,
+        "judge is another than when this loop was begun",
+    );
+    changed("phrase:thee", "phrase:the");
+    changed("\"policy\":\"", "\"policy\":\"0");
+    home.fails(&["loop", "resume", "--config", "loop.toml"], 4, "the model is another");
 }
 
 #[test]
@@ -214,7 +245,14 @@ fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
     let merged = home.run(&["models", "merge", "builtin:researcher", "--out", "policy"]);
     assert_eq!(merged.status.code(), Some(0), "{}", String::from_utf8_lossy(&merged.stderr));
     fails(&[&trl[..], &["model=\"policy\""]].concat(), 4, "without a command");
-    fails(&["sample.server=\"http://127.0.0.1:9/v1#m\"", "sample.patience=0"], 6, "127.0.0.1:9");
+    fails(&["sample.server=\"http://127.0.0.1:9/v1#{policy}\"", "sample.patience=0"], 6, "127.0.0.1:9");
+    fails(
+        &["sample.server=\"http://127.0.0.1:9/v1#m\""],
+        4,
+        "every iteration would draw from the same model",
+    );
+    let fluent = "reward={terms=[{name=\"mean\", weight=1.0}, {name=\"fluency\", weight=1.0}]}";
+    fails(&["sample.server=\"http://127.0.0.1:9/v1#{policy}\"", fluent], 4, "the term fluency");
     home.fails(
         &["loop", "resume", "--config", "loop.toml", "--out", "fresh"],
         2,
@@ -310,8 +348,8 @@ fn an_iteration_may_be_trained_by_trl_and_the_policy_comes_back() {
     assert!(kl != 0.0, "the policy that came back is the one that writes");
 }
 
-/// A server that writes a paper out of its seed, and answers nothing while `away` says so of a request's number.
-fn sampler(away: fn(usize) -> bool) -> String {
+/// A server that writes a paper out of its seed; `fault` says what it answers to a request of some number instead.
+fn sampler(fault: fn(usize) -> Option<u16>) -> String {
     use axum::response::IntoResponse;
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -321,10 +359,13 @@ fn sampler(away: fn(usize) -> bool) -> String {
             let answer = move |body: axum::Json<Value>| {
                 let n = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 async move {
-                    if away(n) {
-                        return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+                    if let Some(status) = fault(n) {
+                        return axum::http::StatusCode::from_u16(status).unwrap().into_response();
                     }
-                    let seed = body["seed"].as_u64().unwrap();
+                    // Asked again without options, it refuses what it refused.
+                    let Some(seed) = body["seed"].as_u64() else {
+                        return axum::http::StatusCode::BAD_REQUEST.into_response();
+                    };
                     let text = format!(
                         "## Motivation\n\nPaper {seed} of {}",
                         "the best ".repeat(1 + seed as usize % 7)
@@ -350,22 +391,33 @@ fn a_server_that_samples_may_go_away_for_a_while_and_nothing_is_lost() {
         return;
     }
     prompts(&home);
-    let found = [(|_| false) as fn(usize) -> bool, |n| (3..23).contains(&n)].map(|away| {
-        let reference = format!("{}#{{policy}}", sampler(away));
+    let faults: [(&str, fn(usize) -> Option<u16>); 3] = [
+        ("steady", |_| None),
+        ("patient", |n| (3..23).contains(&n).then_some(503)),
+        // The second paper of the first iteration.
+        ("refusing", |n| (n == 2).then_some(400)),
+    ];
+    let found = faults.map(|(out, fault)| {
+        let reference = format!("{}#{{policy}}", sampler(fault));
         // Its address is part of a configuration, and so is the patience.
         let config = TINY.replace("[judge]", &format!("server = {reference:?}\npatience = 120\n[judge]"));
         home.write("loop.toml", config);
-        let out = if away(3) { "patient" } else { "steady" };
         let run = home.run(&["loop", "run", "--config", "loop.toml", "--out", out]);
         let said = String::from_utf8_lossy(&run.stderr).into_owned();
         assert_eq!(run.status.code(), Some(0), "{said}");
-        assert_eq!(said.contains("asking again"), away(3), "{said}");
+        assert_eq!(said.contains("asking again"), out == "patient", "{said}");
         let iterations = status(&home, out)["iterations"].clone();
         assert!(iterations[1]["decision"]["evaluation"]["kl"].is_null(), "a server's policy is not here");
         let number = |i: usize, place: &str| iterations[i].pointer(place).unwrap().as_u64().unwrap();
         assert_eq!(number(1, "/decision/evaluation/failed"), 0);
-        [number(1, "/samples"), number(2, "/samples"), number(2, "/trained/rows")]
+        let failed = number(1, "/trained/pairs/failed");
+        [number(1, "/samples"), number(2, "/samples"), failed, number(2, "/trained/rows")]
     });
     assert_eq!(found[0], found[1]);
-    assert_eq!(found[0][..2], [6, 6], "three papers for each of two prompts");
+    assert_eq!(found[0][..3], [6, 6, 0], "three papers for each of two prompts");
+    assert_eq!(found[2][..3], [6, 6, 1], "one request that is refused is one paper that failed");
+    // Such papers have no title and no abstract, which a score model reads.
+    let silent = ["--out", "silent", "--set", "second_judge={kind=\"model\", model=\"builtin:judge-a\"}"];
+    let args = [&["loop", "run", "--config", "loop.toml"][..], &silent].concat();
+    home.fails(&args, 4, "the second judge scored none of the start's 1 papers");
 }

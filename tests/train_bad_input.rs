@@ -63,8 +63,23 @@ fn checkpoints_of_another_model_or_of_other_rows_are_not_gone_on_from() {
     resume("data.train=fewer.jsonl", "another training file");
     // The same shapes, other weights.
     resume("model=first/final", "another model");
-    // Other shapes: an adapter's checkpoint is not one of all parameters.
-    resume("lora.r=4", "another model");
+    // An adapter's checkpoint is not one of all parameters, and settings that decide the numbers stay what they were.
+    resume("lora.r=4", "lora.");
+    resume("optimizer.learning_rate=0.5", "made with optimizer.learning_rate = ");
+    resume("seed=9", "made with seed = ");
+    // A longer training goes on.
+    let args = ["train", "sft", "--config", "recipe.toml", "--out", "first", "--resume"];
+    let longer = home.run(&[&args[..], &["--set", "optimizer.max_steps=8"]].concat());
+    assert_eq!(longer.status.code(), Some(0), "{}", String::from_utf8_lossy(&longer.stderr));
+    // Moments that are not those of the weights.
+    let moments = |step: usize| home.path(&format!("first/checkpoint-{step}/optimizer.safetensors"));
+    let path = moments(8);
+    let mut tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    let name = tensors.keys().find(|n| n.starts_with("second.")).unwrap().clone();
+    let short = tensors[&name].narrow(0, 0, 3).unwrap();
+    tensors.insert(name, short);
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    home.fails(&args, 4, "delete this checkpoint to go on from the one before");
 }
 
 #[test]
@@ -80,6 +95,100 @@ fn an_adapter_is_refused_by_a_base_it_was_not_made_for() {
         "adapter",
     );
     home.fails(&["models", "merge", "other+gone", "--out", "merged"], 4, "gone");
+    // The same shapes, other numbers; a base of another number type is the same base.
+    let model = home.path("home/mini/model");
+    let files = ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"];
+    for (to, change) in [("twin", true), ("half", false)] {
+        fs::create_dir(home.path(to)).unwrap();
+        for file in files {
+            fs::copy(model.join(file), home.path(to).join(file)).unwrap();
+        }
+        let cpu = candle_core::Device::Cpu;
+        let tensors = candle_core::safetensors::load(model.join("model.safetensors"), &cpu).unwrap();
+        let turned = tensors.into_iter().map(|(name, t)| {
+            let t = if change && t.rank() == 2 { t.flip(&[0, 1]).unwrap().contiguous().unwrap() } else { t };
+            (name, t.to_dtype(candle_core::DType::BF16).unwrap())
+        });
+        let turned: std::collections::HashMap<_, _> = turned.collect();
+        candle_core::safetensors::save(&turned, home.path(to).join("model.safetensors")).unwrap();
+    }
+    home.fails(
+        &["models", "merge", "twin+first/final", "--out", "merged"],
+        4,
+        "another base of the same shapes",
+    );
+    let on = ["--set", "model=twin", "--set", "lora.init=first/final"];
+    home.fails(&[&args[..], &on].concat(), 4, "another base of the same shapes");
+    let half = home.run(&["models", "merge", "half+first/final", "--out", "merged"]);
+    assert_eq!(half.status.code(), Some(0), "{}", String::from_utf8_lossy(&half.stderr));
+    // What else an adapter trained would be lost where it goes on.
+    let path = home.path("first/final/adapter_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    let extra = candle_core::Tensor::zeros(4, candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    tensors.insert("base_model.model.model.norm.weight".into(), extra);
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    home.fails(&[&args[..], &["--set", "lora.init=first/final"]].concat(), 4, "beside its factors");
+}
+
+#[test]
+fn settings_that_would_do_nothing_or_nonsense_are_refused() {
+    let kto = home("preference", "name = \"simpo\"", "pairs", "");
+    let fails = |home: &Home, kind: &str, set: &[&str], says: &str| {
+        let mut args = vec!["train", kind, "--config", "recipe.toml", "--out", "x"];
+        set.iter().for_each(|s| args.extend(["--set", s]));
+        home.fails(&args, 4, says);
+    };
+    fails(&kto, "preference", &["optimizer.max_steps=0"], "max_steps is at least 1");
+    fails(&kto, "preference", &["objective.name=kto", "optimizer.batch_size=1"], "at least 2 rows");
+    fails(&kto, "preference", &["reference_model=first/final"], "no reference");
+    fails(&kto, "preference", &["degree.degrees=0"], "degree.degrees");
+    let reward = home("reward", "", "pairs", "[lora]\nr = 2\n");
+    fails(&reward, "reward", &["objective.freeze_trunk=true"], "give one of them");
+    fails(&reward, "reward", &["objective.dim=8"], "dim belongs to another head");
+    fails(
+        &reward,
+        "reward",
+        &["objective.name=gpm", "objective.center_rewards_coefficient=0.1"],
+        "another head",
+    );
+    // A number that an objective needs is asked for when the rows are read.
+    let rows = |more: &str| {
+        let row =
+            |more: &str| format!("{{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"{more}}}\n");
+        kto.write("rows.jsonl", row(", \"p_chosen\": 0.7, \"p_rejected\": 0.3") + &row(more));
+    };
+    let dno = [
+        "train",
+        "preference",
+        "--config",
+        "recipe.toml",
+        "--out",
+        "x",
+        "--set",
+        "data.train=rows.jsonl",
+        "--set",
+    ];
+    for (more, says) in [
+        ("", "row 2: has no p_chosen and p_rejected"),
+        (", \"p_chosen\": 70, \"p_rejected\": 0.3", "p_chosen = 70; a probability lies in [0, 1]"),
+    ] {
+        rows(more);
+        kto.fails(&[&dno[..], &["objective.name=dno"]].concat(), 3, says);
+    }
+    rows("");
+    kto.fails(
+        &[&dno[..], &["objective.name=gpo"]].concat(),
+        3,
+        "row 1: has no score_chosen and score_rejected",
+    );
+    // Answers that differ only behind max_length.
+    let long = "a table ".repeat(40);
+    kto.write(
+        "rows.jsonl",
+        format!("{{\"prompt\": \"a\", \"chosen\": \"{long}x\", \"rejected\": \"{long}y\"}}\n"),
+    );
+    let cut = ["objective.name=simpo", "--set", "data.max_length=40"];
+    kto.fails(&[&dno[..], &cut].concat(), 3, "the same as far as max_length = 40 reaches");
 }
 
 #[test]

@@ -188,7 +188,8 @@ pub enum PairRule {
     Margin,
     /// DNO-Prct (2404.03715, Algorithm 2): ranked by win rate, the first against those that are far enough below.
     Dno,
-    /// Every sample once, best with worst, second with second to last, …: GPO learns both scores of a pair.
+    /// Every sample once, best with worst, second with second to last, …: GPO learns both scores of a pair. The middle one
+    /// of an odd number, whose score is nearest to none, is left out.
     Every,
 }
 
@@ -326,7 +327,8 @@ pub struct Guards {
     pub distinct: f64,
     /// Self-BLEU, at most this much above that of the start.
     pub self_bleu: f64,
-    /// KL to the start in nats per token, at most.
+    /// Mean log-ratio to the start (an estimate of the KL divergence by the policy's own samples) in nats per token, at
+    /// most.
     pub kl: f64,
     /// Share of valid papers: this much below that of the start is too little, where the interval of the fall is below 0.
     pub validity: f64,
@@ -387,6 +389,17 @@ impl LoopConfig {
         let fine = s.temperature > 0.0 && s.temperature.is_finite() && s.top_p > 0.0 && s.top_p <= 1.0;
         if !fine {
             return Err("sample.temperature is above 0 and sample.top_p in (0, 1]".into());
+        }
+        if let Some(server) = &s.server {
+            let learns = self.train.method != Method::None && self.iterations > 1;
+            if learns && !server.contains("{policy}") {
+                return Err(format!(
+                    "sample.server is {server}: without {{policy}} in its name every iteration would draw from the same model"
+                ));
+            }
+            if self.reward.terms.iter().any(|t| t.name == TermName::Fluency) {
+                return Err("the term fluency asks the start model for probabilities, which sample.server does not give".into());
+            }
         }
         if !self.reward.terms.iter().any(|t| t.weight != 0.0) {
             return Err("no term of the reward has a weight: nothing would be learned".into());

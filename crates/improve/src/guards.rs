@@ -87,7 +87,10 @@ pub fn alarms(
         ));
     }
     if let Some(kl) = now.kl.filter(|kl| *kl > guards.kl) {
-        alarms.push(format!("KL to the start is {kl:.3} nats per token (limit {:.3})", guards.kl));
+        alarms.push(format!(
+            "the log-ratio to the start (KL) is {kl:.3} nats per token (limit {:.3})",
+            guards.kl
+        ));
     }
     // Of some dozens of papers a tenth may be valid or not by chance.
     let falls = now.validity_change.is_none_or(|i| i.high.is_none_or(|high| high < 0.0));

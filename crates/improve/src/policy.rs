@@ -83,7 +83,8 @@ pub fn log_probability(
     Ok(crate::stats::mean(&own))
 }
 
-/// Asks a model; a server that does not answer is asked again, with growing pauses, for `patience` seconds.
+/// Asks a model; a server that does not answer is asked again for what is missing, with growing pauses, for `patience`
+/// seconds. What it refuses to answer is a row that says so.
 ///
 /// # Errors
 /// If it still fails.
@@ -94,23 +95,58 @@ pub fn ask(
     patience: u64,
     note: &mut dyn FnMut(&str),
 ) -> Result<Vec<Result<lm::Completion, LmError>>, LmError> {
-    let (mut waited, mut wait) = (0, 2);
+    let mut pauses = Pauses::new(patience);
+    let mut answers: Vec<Option<Result<lm::Completion, LmError>>> = Vec::new();
+    answers.resize_with(requests.len(), || None);
     loop {
-        let answers = model.complete(requests, progress);
-        // A server fails row by row where some of them got through.
-        let lost = match &answers {
-            Err(LmError::Remote(what)) => Some(what.clone()),
-            Ok(rows) => rows.iter().find_map(|r| match r {
-                Err(LmError::Remote(what)) => Some(what.clone()),
-                _ => None,
-            }),
-            Err(_) => None,
-        };
-        let Some(what) = lost else { return answers };
-        if waited >= patience {
-            return Err(LmError::Remote(what));
+        let open: Vec<usize> = (0..requests.len()).filter(|i| answers[*i].is_none()).collect();
+        let left: Vec<lm::Request> = open.iter().map(|i| requests[*i].clone()).collect();
+        let mut lost = None;
+        match model.complete(&left, progress) {
+            Err(LmError::Remote(what)) => lost = Some(what),
+            Err(other) => return Err(other),
+            Ok(rows) => {
+                for (i, row) in open.into_iter().zip(rows) {
+                    match row {
+                        Err(LmError::Remote(what)) => lost = Some(what),
+                        row => answers[i] = Some(row),
+                    }
+                }
+            }
         }
-        wait = wait.min(patience - waited);
+        match lost {
+            None => return Ok(answers.into_iter().flatten().collect()),
+            Some(what) => pauses.wait(&what, progress, note)?,
+        }
+    }
+}
+
+/// Waits between tries, longer each time, until patience ends.
+pub(crate) struct Pauses {
+    patience: u64,
+    waited: u64,
+    next: u64,
+}
+
+impl Pauses {
+    pub(crate) fn new(patience: u64) -> Self {
+        Self { patience, waited: 0, next: 2 }
+    }
+
+    /// Waits for the next try.
+    ///
+    /// # Errors
+    /// What went wrong, if patience has ended; if the user stops it.
+    pub(crate) fn wait(
+        &mut self,
+        what: &str,
+        progress: &dyn Progress,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(), LmError> {
+        if self.waited >= self.patience {
+            return Err(LmError::Remote(what.into()));
+        }
+        let wait = self.next.min(self.patience - self.waited);
         note(&format!("{what}; asking again in {wait} s"));
         for _ in 0..wait * 10 {
             if progress.cancelled() {
@@ -118,6 +154,7 @@ pub fn ask(
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
-        (waited, wait) = (waited + wait, (wait * 2).min(60));
+        (self.waited, self.next) = (self.waited + wait, (wait * 2).min(60));
+        Ok(())
     }
 }

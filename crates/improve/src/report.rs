@@ -245,7 +245,7 @@ impl Report {
                 "valid",
                 "tokens",
                 "distinct",
-                "KL",
+                "log-ratio",
                 "pairs",
                 "kept",
             ]

@@ -20,7 +20,7 @@ use crate::judge::{Judge, JudgeConfig, ModelJudge, PanelJudge, PhraseJudge};
 use crate::ledger::{self, Kind, Ledger};
 use crate::policy::{Policy, placed, write};
 use crate::prompts::{Prompt, PromptSets};
-use crate::rows::{Cost, Decision, Trained};
+use crate::rows::{Cost, Decision, Sample, Scored, Trained};
 
 /// Told about a loop as it goes; may stop it.
 pub trait Observer: Progress {
@@ -97,8 +97,9 @@ impl<'a> Loop<'a> {
             return Err(ImproveError::Locked(config.out.clone()));
         }
         let place = config.out.join("start");
-        let judge = open_judge(&config.judge, &place, &options, open_model)?;
-        let second = open_judge(&config.second_judge, &place, &options, open_model)?;
+        let patience = config.sample.patience;
+        let judge = open_judge(&config.judge, &place, &options, open_model, patience)?;
+        let second = open_judge(&config.second_judge, &place, &options, open_model, patience)?;
         if judge.id() == second.id() {
             let what = "judge and second_judge are the same weights: one could not watch the other";
             return Err(ImproveError::Config(what.into()));
@@ -120,7 +121,9 @@ impl<'a> Loop<'a> {
     /// If something fails or the user stops it; what was done is in the ledger.
     pub fn run(&mut self) -> Result<Ending, ImproveError> {
         self.same_prompts()?;
+        self.same_models()?;
         let baseline = self.baseline()?;
+        self.both_speak()?;
         let mut policy = self.start.clone();
         for iteration in 1..=self.config.iterations {
             let decision = self.iteration(iteration, &policy, &baseline)?;
@@ -147,6 +150,48 @@ impl<'a> Loop<'a> {
     fn baseline(&mut self) -> Result<Decision, ImproveError> {
         let start = self.start.clone();
         self.evaluation(0, &start, None)
+    }
+
+    /// Refuses to go on with a loop whose judges or start were changed under it: its scores would not be comparable.
+    fn same_models(&self) -> Result<(), ImproveError> {
+        let other = |what: &str| {
+            Err(ImproveError::Config(format!(
+                "{what} than when this loop was begun: put it back, or begin another loop (--out)"
+            )))
+        };
+        for iteration in 0..=self.config.iterations {
+            for (kind, judge, name) in
+                [(Kind::Score, &self.judge, "judge"), (Kind::SecondScore, &self.second, "second_judge")]
+            {
+                let scored = ledger::read::<Scored>(self.ledger, kind, iteration)?;
+                if scored.values().any(|s| s.judge != judge.id()) {
+                    return other(&format!("{name} is another"));
+                }
+            }
+        }
+        let start = ledger::read::<Sample>(self.ledger, Kind::HeldOut, 0)?;
+        if self.config.sample.server.is_none() && start.values().any(|s| s.policy != self.start.sha256) {
+            return other("the model is another");
+        }
+        Ok(())
+    }
+
+    /// Ends a loop whose judges say nothing of the start: no gain could ever be seen.
+    fn both_speak(&self) -> Result<(), ImproveError> {
+        for (kind, name) in [(Kind::Score, "the judge"), (Kind::SecondScore, "the second judge")] {
+            let scored = ledger::read::<Scored>(self.ledger, kind, 0)?;
+            if !scored.is_empty() && scored.values().all(|s| s.mean.is_none()) {
+                let first = scored.values().find_map(|s| s.failed.clone()).unwrap_or_default();
+                return Err(ImproveError::Nothing {
+                    iteration: 0,
+                    what: format!(
+                        "{name} scored none of the start's {} papers (the first: {first})",
+                        scored.len()
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn iteration(
@@ -273,7 +318,8 @@ impl<'a> Loop<'a> {
     }
 }
 
-/// Opens a judge; files of one that ships are put below `place`.
+/// Opens a judge; files of one that ships are put below `place`. A panel's server that does not answer is asked again for
+/// `patience` seconds.
 ///
 /// # Errors
 /// If it cannot be used.
@@ -282,6 +328,7 @@ pub fn open_judge(
     place: &Path,
     options: &OpenOptions,
     open_model: OpenModel<'_>,
+    patience: u64,
 ) -> Result<Box<dyn Judge>, ImproveError> {
     Ok(match config {
         JudgeConfig::Phrase { phrase } if phrase.trim().is_empty() => {
@@ -304,7 +351,7 @@ pub fn open_judge(
                 seed: *seed,
                 max_tokens: *max_tokens,
             };
-            Box::new(PanelJudge::new(open_model(model)?, panel))
+            Box::new(PanelJudge::new(open_model(model)?, panel, patience))
         }
     })
 }

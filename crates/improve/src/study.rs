@@ -195,7 +195,11 @@ pub fn outcome(
     if stopped.is_none() && decisions.len() <= config.iterations {
         return Ok(None);
     }
-    let last = decisions.iter().rposition(|d| d.accepted).unwrap_or(0);
+    let last = match config.train.method {
+        // There is no policy to go back to: what was chosen from is the start's in any case.
+        Method::None => decisions.len() - 1,
+        _ => decisions.iter().rposition(|d| d.accepted).unwrap_or(0),
+    };
     let (then, now) = (&start.evaluation, &decisions[last].evaluation);
     let gain = |own: Option<Interval>| if last == 0 { Some(0.0) } else { own.map(|i| i.mean) };
     let judge_gain = match judge {

@@ -176,7 +176,7 @@ impl Server {
                 Err(Failure::Final(what)) => return Err(self.failed(&what)),
                 Err(Failure::Refused(what)) => {
                     if !terms.learn(&what) {
-                        return Err(self.failed(&what));
+                        return Err(LmError::Refused(format!("{}: {what}", self.base)));
                     }
                     continue;
                 }

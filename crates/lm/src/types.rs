@@ -227,6 +227,9 @@ pub enum LmError {
     /// A server failed after the last retry.
     #[error("{0}")]
     Remote(String),
+    /// A server will not answer this request, however often it is asked; it may answer others.
+    #[error("{0}")]
+    Refused(String),
     /// A server was needed under `--offline`.
     #[error("{0} needs the network, and --offline was given")]
     Offline(String),

@@ -7,12 +7,13 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 
+use crate::base_sample::BaseSample;
 use crate::error::ModelError;
 use crate::trainable::LoraSettings;
 use crate::weights::{WeightSource, read};
 
 /// Heads of reward models, which stand beside a decoder.
-const HEADS: [&str; 3] = ["score.weight", "value_head.weight", "prompt_head.weight"];
+pub const HEADS: [&str; 3] = ["score.weight", "value_head.weight", "prompt_head.weight"];
 
 /// A checkpoint seen through an adapter.
 pub struct Adapted<W> {
@@ -36,6 +37,7 @@ impl<W: WeightSource> Adapted<W> {
         let file = folder.join("adapter_model.safetensors");
         let tensors = candle_core::safetensors::load_buffer(&read(&file)?, &candle_core::Device::Cpu)
             .map_err(|e| ModelError::invalid(&file, format!("is no whole safetensors file ({e})")))?;
+        BaseSample::check(folder, &base)?;
         let known: BTreeSet<String> = base.names().into_iter().collect();
         let mut halves: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();
         let mut replaced = BTreeMap::new();

@@ -5,6 +5,7 @@
 //! with a checkpoint is said by name ([`ModelError`]) before anything is computed.
 
 mod adapter;
+mod base_sample;
 mod bert;
 mod cache;
 mod chat;
@@ -23,7 +24,8 @@ mod trainable;
 mod verify;
 mod weights;
 
-pub use adapter::Adapted;
+pub use adapter::{Adapted, HEADS};
+pub use base_sample::BaseSample;
 pub use bert::TextEncoder;
 pub use cache::{KvCache, RopeRegime, SequenceId};
 pub use chat::{ChatTemplate, TemplateTokens};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::adapter::Adapted;
+use crate::adapter::{Adapted, PlainLora};
 use crate::chat::{ChatTemplate, FALLBACK_TEMPLATE, TemplateTokens};
 use crate::config::DecoderConfig;
 use crate::decoder::{Decoder, DecoderOptions};
@@ -62,6 +62,17 @@ impl ModelSource {
     /// If a file is missing.
     pub fn sha256(&self) -> Result<String, ModelError> {
         sha256_of_files(&self.files()?)
+    }
+
+    /// SHA-256 (hex) of all that decides what the model computes: the hash of the weights (as [`Self::sha256`] and
+    /// [`Model::sha256`] give it), and what the files beside them say of the decoder and of the adapter's factor.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged.
+    pub fn fingerprint(&self, weights: &str) -> Result<String, ModelError> {
+        let adapter = self.adapter.as_deref().map(PlainLora::read).transpose()?;
+        let said = format!("{weights}\n{:?}\n{:?}", config_of(self)?, adapter.map(|a| a.settings));
+        Ok(sha256_of_bytes(said.as_bytes()))
     }
 
     /// Opens the weights by their Hugging Face names, the adapter merged as they are read.
@@ -235,14 +246,7 @@ impl<D> Model<D> {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let ids = self.tokenizer.encode_with_special(text)?;
-        match ids.as_slice() {
-            // The text brought its own.
-            [first, second, ..] if first == second && self.tokenizer.is_special(*first) => {
-                self.tokenizer.encode(text)
-            }
-            _ => Ok(ids),
-        }
+        self.tokenizer.encode_plain(text)
     }
 
     /// Ids of a rendered chat prompt: never more than the one BOS that the template wrote.

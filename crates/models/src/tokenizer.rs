@@ -125,6 +125,20 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Ids of a text that begins a sequence: with the one beginning-of-sequence token that the model wants, if it wants
+    /// one.
+    ///
+    /// # Errors
+    /// If the tokenizer fails.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ModelError> {
+        let ids = self.encode_with_special(text)?;
+        match ids.as_slice() {
+            // The text brought its own.
+            [first, second, ..] if first == second && self.is_special(*first) => self.encode(text),
+            _ => Ok(ids),
+        }
+    }
+
     /// Text of `ids`; special tokens are left out where asked.
     ///
     /// # Errors

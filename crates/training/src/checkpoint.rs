@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Tensor, Var};
-use models::{AdapterFiles, ModelSource, TrainableDecoder};
+use candle_core::{DType, Tensor, Var};
+use models::{AdapterFiles, BaseSample, ModelSource, TrainableDecoder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::adamw::{AdamW, Moments};
 use crate::error::TrainError;
-use crate::folder::Companions;
+use crate::folder::{Companions, name_dtype};
 use crate::network::{Network, Reference};
 use crate::objectives::State;
 use crate::recipe::{Kind, Recipe};
@@ -33,6 +33,43 @@ pub(crate) struct Position {
     /// See [`Self::model_sha256`].
     #[serde(default)]
     pub(crate) data_sha256: String,
+    /// What else decides the numbers: settings of the recipe by their names, fingerprints of model and reference.
+    #[serde(default)]
+    pub(crate) made_with: BTreeMap<String, String>,
+}
+
+/// Settings that a training may change on the way: paths, whose files have hashes, and what leaves the numbers alone. A
+/// training may be made longer; the schedule is then that of the new length.
+const FREE: [&str; 11] = [
+    "out",
+    "model",
+    "reference_model",
+    "recompute",
+    "data.train",
+    "data.eval",
+    "lora.init",
+    "save.every",
+    "save.keep",
+    "optimizer.max_steps",
+    "optimizer.num_train_epochs",
+];
+
+/// The settings of a recipe by their dotted names.
+pub(crate) fn settings(recipe: &Recipe) -> Result<BTreeMap<String, String>, TrainError> {
+    fn flatten(prefix: &str, value: &toml::Value, into: &mut BTreeMap<String, String>) {
+        match value {
+            toml::Value::Table(table) => table.iter().for_each(|(key, value)| {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&name, value, into);
+            }),
+            other => drop(into.insert(prefix.into(), other.to_string())),
+        }
+    }
+    let table = toml::Value::try_from(recipe).map_err(|e| TrainError::Recipe(e.to_string()))?;
+    let mut all = BTreeMap::new();
+    flatten("", &table, &mut all);
+    all.retain(|name, _| !FREE.contains(&name.as_str()));
+    Ok(all)
 }
 
 impl Position {
@@ -47,6 +84,23 @@ impl Position {
                 let short = |hash: &str| hash.chars().take(12).collect::<String>();
                 return Err(TrainError::Recipe(format!(
                     "{}: was made with another {what} (sha256 {}, now {}); give the one it began with, or another --out",
+                    folder.display(),
+                    short(then),
+                    short(now)
+                )));
+            }
+        }
+        if self.made_with.is_empty() {
+            return Ok(());
+        }
+        let absent = "not set".to_string();
+        for name in self.made_with.keys().chain(start.made_with.keys()) {
+            let of = |position: &Self| position.made_with.get(name).unwrap_or(&absent).clone();
+            let (then, now) = (of(self), of(start));
+            if then != now {
+                let short = |text: String| text.chars().take(40).collect::<String>();
+                return Err(TrainError::Recipe(format!(
+                    "{}: was made with {name} = {}, now it is {}; give what it began with, or another --out",
                     folder.display(),
                     short(then),
                     short(now)
@@ -176,7 +230,8 @@ pub(crate) fn restore(
     let position: Position =
         serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
     position.belongs(&start, folder)?;
-    let position = Position { model_sha256: start.model_sha256, data_sha256: start.data_sha256, ..position };
+    let position =
+        Position { state: position.state, step: position.step, consumed: position.consumed, ..start };
     let set = |decoder: &TrainableDecoder, name: &str| {
         let mut missing: BTreeMap<&String, &Var> = decoder.variables().iter().collect();
         let path = folder.join(name);
@@ -224,6 +279,17 @@ pub(crate) fn restore(
             Ok(())
         },
     )?;
+    for (name, moments) in &adamw.moments {
+        let length = network.decoder().variables().get(name).map_or(0, |v| v.elem_count());
+        if moments.first.len() != length || moments.second.len() != length {
+            let why = format!(
+                "{name} has moments of {} and {} numbers, not {length}",
+                moments.first.len(),
+                moments.second.len()
+            );
+            return Err(bad(optimizer, &why));
+        }
+    }
     adamw.step = position.step;
     Ok((adamw, position))
 }
@@ -265,6 +331,9 @@ pub(crate) fn finish(out: &Path, recipe: &Recipe, network: &Network) -> Result<P
             }
             write_tensors(&folder.join("adapter_model.safetensors"), &tensors)?;
             let modules: Vec<&str> = heads.iter().filter_map(|n| n.strip_suffix(".weight")).collect();
+            if let Some(base) = BaseSample::of(&*start.weights()?)? {
+                base.write(folder)?;
+            }
             let task = if reward { "SEQ_CLS" } else { "CAUSAL_LM" };
             return write("adapter_config.json", &AdapterFiles::config(lora, &recipe.model, task, &modules));
         }
@@ -275,10 +344,12 @@ pub(crate) fn finish(out: &Path, recipe: &Recipe, network: &Network) -> Result<P
             }
         }
         write_tensors(&folder.join("model.safetensors"), &tensors)?;
-        if !start.path.is_dir() {
-            return Companions::of(&network.model).write(folder);
+        if start.path.is_dir() {
+            copy_companions(&start.path, folder)?;
+        } else {
+            Companions::of(&network.model).write(folder)?;
         }
-        copy_companions(&start.path, folder)
+        name_dtype(folder, tensors.get("model.embed_tokens.weight").map_or(DType::F32, Tensor::dtype))
     })?;
     Ok(folder)
 }

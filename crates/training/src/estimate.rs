@@ -43,8 +43,7 @@ impl Estimate {
     pub fn of(recipe: &Recipe) -> Result<Self, TrainError> {
         let source = ModelSource::parse(&recipe.model);
         let outline = Outline::of(&source)?;
-        let eos = outline.eos.first().copied();
-        let reading = reading(recipe, &outline.tokenizer, &outline.chat, eos, outline.context())?;
+        let reading = reading(recipe, &outline)?;
         let (train, eval) = rows(recipe, &reading, outline.config.vocab_size)?;
         let o = &recipe.optimizer;
         let steps = o.steps(train.rows.len());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use candle_core::DType;
 use models::{Architecture, Decoder, DecoderConfig, Model, RopeScaling, Tokenizer, TrainableDecoder};
 use serde_json::{Value, json};
 
@@ -39,6 +40,25 @@ impl Described for TrainableDecoder {
     fn config(&self) -> &DecoderConfig {
         self.config()
     }
+}
+
+/// Lets a folder's `config.json` say in which type most of its weights are.
+pub(crate) fn name_dtype(folder: &Path, dtype: DType) -> Result<(), TrainError> {
+    let path = folder.join("config.json");
+    let bytes = fs::read(&path).map_err(TrainError::io(&path))?;
+    let bad = |e: serde_json::Error| TrainError::Recipe(format!("{}: {e}", path.display()));
+    let mut config: Value = serde_json::from_slice(&bytes).map_err(bad)?;
+    let name = match dtype {
+        DType::BF16 => "bfloat16",
+        DType::F16 => "float16",
+        DType::F64 => "float64",
+        _ => "float32",
+    };
+    // transformers 5 calls it dtype; what is there already is renamed by nobody.
+    let key = if config.get("torch_dtype").is_some() { "torch_dtype" } else { "dtype" };
+    config[key] = json!(name);
+    let text = serde_json::to_string_pretty(&config).map_err(bad)?;
+    fs::write(&path, text).map_err(TrainError::io(&path))
 }
 
 impl<'a> Companions<'a> {
@@ -83,6 +103,14 @@ impl<'a> Companions<'a> {
         }
         let path = folder.join("tokenizer.json");
         fs::write(&path, self.tokenizer.to_json()?).map_err(TrainError::io(&path))
+    }
+
+    /// Whether [`Self::write`] can say what the decoder is: to be asked before a training, not after it.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub(crate) fn can_write(&self) -> Result<(), TrainError> {
+        self.config_json().map(drop)
     }
 
     fn config_json(&self) -> Result<Value, TrainError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
-use models::{Gradients, ModelSource, SafetensorsFolder, TrainableDecoder, WeightSource};
+use models::{Gradients, ModelSource, TrainableDecoder};
 
 use crate::error::TrainError;
 use crate::recipe::{Degree, GateName, RewardName, RewardObjective};
@@ -98,10 +98,29 @@ pub(crate) fn normal(seed: u64, name: &str, count: usize, deviation: f64) -> Vec
         .collect()
 }
 
-/// The tensor of a head that the checkpoint or the adapter brings.
-fn saved(name: &str, source: &ModelSource, adapter: &BTreeMap<String, Tensor>) -> Option<Tensor> {
-    let of_adapter = adapter.get(&format!("base_model.model.{name}")).cloned();
-    of_adapter.or_else(|| SafetensorsFolder::open(&source.path).ok()?.tensor(name).ok())
+/// The tensor of a head that the adapter that goes on brings, else the merged one, else the checkpoint.
+fn saved(
+    name: &str,
+    source: &ModelSource,
+    adapter: &BTreeMap<String, Tensor>,
+) -> Result<Option<Tensor>, TrainError> {
+    if let Some(tensor) = adapter.get(&factor_of_head(name)) {
+        return Ok(Some(tensor.clone()));
+    }
+    let weights = source.weights()?;
+    if weights.names().iter().any(|n| n == name) { Ok(Some(weights.tensor(name)?)) } else { Ok(None) }
+}
+
+/// What an adapter calls a head.
+fn factor_of_head(name: &str) -> String {
+    format!("base_model.model.{name}")
+}
+
+/// Takes the heads of reward models out of an adapter's tensors.
+pub(crate) fn take_heads(tensors: &mut BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+    let names = models::HEADS.map(factor_of_head);
+    let heads: Vec<String> = tensors.keys().filter(|n| names.contains(n)).cloned().collect();
+    heads.into_iter().filter_map(|name| tensors.remove_entry(&name)).collect()
 }
 
 /// How answers are compared.
@@ -132,7 +151,7 @@ impl RewardHead {
         adapter: &BTreeMap<String, Tensor>,
     ) -> Result<Self, TrainError> {
         let mut head = |name: &'static str, outputs| {
-            LinearHead::new(name, outputs, decoder, seed, saved(name, source, adapter))
+            LinearHead::new(name, outputs, decoder, seed, saved(name, source, adapter)?)
         };
         match objective.name {
             RewardName::Bt => {
@@ -184,7 +203,7 @@ impl DegreeHead {
         source: &ModelSource,
     ) -> Result<Self, TrainError> {
         const NAME: &str = "degree_head.weight";
-        let start = saved(NAME, source, &BTreeMap::new());
+        let start = saved(NAME, source, &BTreeMap::new())?;
         let head = LinearHead::new(NAME, settings.degrees + 1, decoder, seed, start)?;
         Ok(Self { head, settings: settings.clone() })
     }

@@ -49,6 +49,6 @@ pub use recipe::{
     Pool, Recipe, Recompute, Removal, RewardName, RewardObjective, Save, Scheduler, SftObjective, TokenLoss,
     read_toml,
 };
-pub use reward_model::{RewardModel, Verdict, is_reward_model};
+pub use reward_model::{Judged, RewardModel, Verdict, is_reward_model};
 pub use schedule::learning_rate;
 pub use trainer::{Measured, Start, Trainer, Watch};

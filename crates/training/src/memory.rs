@@ -4,8 +4,9 @@
 //! of a block that is computed again. What the allocator holds beyond that is a share of the activations, measured on runs
 //! of 512 to 16,384 tokens (README, training).
 
+use candle_core::DType;
 use kernels::{Arithmetic, BlockFormat, Head};
-use models::{DecoderConfig, ModelSource, inventory, open_weights};
+use models::{AdapterFiles, DecoderConfig, ModelSource, inventory, open_weights};
 use serde::Serialize;
 
 use crate::data::Row;
@@ -17,6 +18,9 @@ use crate::recipe::{Objective, Recipe};
 const PROCESS: usize = 55 << 20;
 /// What the allocator holds of freed activations, as a share of them.
 const HELD: f64 = 0.18;
+
+/// What SPO's removal leaves of an answer, over its versions.
+const DEGRADED: f64 = 0.75;
 
 /// Bytes at the peak, by what they are for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,7 +40,8 @@ pub struct Memory {
 }
 
 /// Tokens of the largest micro-batch: computed ones, predicted ones, and keys over all its sequences.
-fn largest(rows: &[Row], batch: usize, prompt_too: bool) -> (usize, usize, usize) {
+/// Of an answer, every version of SPO has about [`DEGRADED`] left.
+fn largest(rows: &[Row], batch: usize, prompt_too: bool, versions: usize) -> (usize, usize, usize) {
     let mut sizes: Vec<(usize, usize, usize)> = rows
         .iter()
         .map(|row| match row {
@@ -44,7 +49,10 @@ fn largest(rows: &[Row], batch: usize, prompt_too: bool) -> (usize, usize, usize
             Row::Pair(r) => {
                 let answers = r.chosen.len() + r.rejected.len();
                 let predicted = answers + if prompt_too { r.prompt.len() } else { 0 };
-                (r.prompt.len() + answers, predicted, 3 * r.prompt.len() + answers)
+                let versions = if r.degrees.is_some() { 0 } else { versions };
+                let more = (DEGRADED * (versions * answers) as f64) as usize;
+                let sides = 3 + 2 * versions;
+                (r.prompt.len() + answers + more, predicted, sides * r.prompt.len() + answers + more)
             }
             Row::Answer(r) => {
                 let all = r.prompt.len() + r.completion.len();
@@ -59,6 +67,14 @@ fn largest(rows: &[Row], batch: usize, prompt_too: bool) -> (usize, usize, usize
 /// Bytes of a decoder's frozen weights as the trainer keeps them.
 fn frozen_bytes(source: &ModelSource, config: &DecoderConfig, keep: Arithmetic) -> Result<usize, TrainError> {
     let weights = open_weights(source)?;
+    // What an adapter is merged into is read as f32.
+    let merged = source.adapter.as_deref().map(AdapterFiles::read).transpose()?;
+    let merges = |name: &str| {
+        let module = name.strip_suffix(".weight").and_then(|n| n.rsplit('.').next());
+        merged
+            .as_ref()
+            .is_some_and(|files| files.settings.target_modules.iter().any(|t| Some(t.as_str()) == module))
+    };
     let mut bytes = 0;
     for (name, shape) in inventory(config) {
         let elements: usize = shape.iter().product();
@@ -68,7 +84,8 @@ fn frozen_bytes(source: &ModelSource, config: &DecoderConfig, keep: Arithmetic) 
             None if name.ends_with("embed_tokens.weight") && !config.tie_word_embeddings => {
                 weights.dtype(&name)?.size_in_bytes() * elements
             }
-            None if keep == Arithmetic::Bf16 || weights.dtype(&name)?.size_in_bytes() == 2 => 2 * elements,
+            None if keep == Arithmetic::Bf16 => 2 * elements,
+            None if weights.dtype(&name)? == DType::BF16 && !merges(&name) => 2 * elements,
             None => 4 * elements,
         };
     }
@@ -98,15 +115,27 @@ impl Memory {
             let needs = crate::objectives::Objective::new(settings).map_err(TrainError::Recipe)?.needs();
             (reference, prompt_too) = (needs.reference, needs.prompt);
         }
-        let switch =
-            recipe.lora.as_ref().is_some_and(|l| l.init.is_none()) && recipe.reference_model.is_none();
-        if reference && !switch {
-            let own = ModelSource::parse(recipe.reference_model.as_ref().unwrap_or(&recipe.model));
-            frozen += frozen_bytes(&own, c, keep)?;
+        match (&recipe.lora, &recipe.reference_model) {
+            // The policy with its adapter off, or with the one it went on from.
+            (Some(lora), None) => {
+                if reference && lora.init.is_some() {
+                    frozen += 4 * trained;
+                }
+            }
+            _ if !reference => {}
+            _ if recipe.reference.is_some() => {
+                frozen +=
+                    4 * inventory(c).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum::<usize>();
+            }
+            (_, own) => {
+                let own = ModelSource::parse(own.as_ref().unwrap_or(&recipe.model));
+                frozen += frozen_bytes(&own, c, keep)?;
+            }
         }
         // The number itself, its gradient, two moments; the optimiser copies one variable at a time.
         let moving = 16 * trained;
-        let (tokens, predicted, keys) = largest(rows, recipe.optimizer.batch_size, prompt_too);
+        let versions = recipe.degree.as_ref().map_or(0, |d| d.degrees);
+        let (tokens, predicted, keys) = largest(rows, recipe.optimizer.batch_size, prompt_too, versions);
         let (wide, narrow) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
         let raw = if c.qk_norm { wide + narrow } else { 0 };
         let saved = 4 * (2 * wide + 2 * narrow + raw + c.hidden_size + 2 * c.intermediate_size + c.num_heads);

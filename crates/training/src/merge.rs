@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::checkpoint::{copy_companions, whole};
 use crate::error::TrainError;
-use crate::folder::Companions;
+use crate::folder::{Companions, name_dtype};
 use crate::tensors::write_tensors;
 
 /// What [`merge`] wrote.
@@ -62,7 +62,8 @@ pub fn merge(
             write_json(&folder.join("model.safetensors.index.json"), &index)?;
         }
         companions(source, &outline, folder)?;
-        name_dtype(folder, &shards)
+        let first = shards.iter().flat_map(|s| &s.tensors).map(|t| t.1).next();
+        name_dtype(folder, first.unwrap_or(DType::F32))
     })?;
     Ok(Merged { tensors: shards.iter().map(|s| s.tensors.len()).sum(), bytes, files: shards.len() })
 }
@@ -115,24 +116,6 @@ fn companions(source: &ModelSource, outline: &Outline, folder: &Path) -> Result<
         }
     }
     Ok(())
-}
-
-/// `config.json` says in which type most of the weights are.
-fn name_dtype(folder: &Path, shards: &[Shard]) -> Result<(), TrainError> {
-    let path = folder.join("config.json");
-    let bytes = fs::read(&path).map_err(TrainError::io(&path))?;
-    let mut config: Value =
-        serde_json::from_slice(&bytes).map_err(|e| TrainError::Recipe(format!("{}: {e}", path.display())))?;
-    let name = match shards.iter().flat_map(|s| &s.tensors).map(|t| t.1).next() {
-        Some(DType::BF16) => "bfloat16",
-        Some(DType::F16) => "float16",
-        Some(DType::F64) => "float64",
-        _ => "float32",
-    };
-    // transformers 5 calls it dtype; what is there already is renamed by nobody.
-    let key = if config.get("torch_dtype").is_some() { "torch_dtype" } else { "dtype" };
-    config[key] = json!(name);
-    write_json(&path, &config)
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), TrainError> {

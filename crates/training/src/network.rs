@@ -10,7 +10,7 @@ use models::{
 };
 
 use crate::error::TrainError;
-use crate::heads::{DegreeHead, RewardHead};
+use crate::heads::{DegreeHead, RewardHead, take_heads};
 use crate::objectives::Objective as Preference;
 use crate::packing::Packing;
 use crate::recipe::{Dtype, Kind, Lora, Objective, Recipe, Recompute};
@@ -29,8 +29,10 @@ pub(crate) enum Reference {
 pub(crate) struct Network {
     pub(crate) model: Model<TrainableDecoder>,
     pub(crate) reference: Reference,
-    /// Hash of the reference's weights.
-    pub(crate) reference_sha256: String,
+    /// Fingerprint of what is trained, as it was at the start.
+    pub(crate) begins: String,
+    /// Fingerprint of the reference.
+    pub(crate) refers: String,
     pub(crate) head: Option<RewardHead>,
     pub(crate) degree: Option<DegreeHead>,
     recompute: Recompute,
@@ -61,8 +63,15 @@ impl Network {
         let source = ModelSource::parse(&recipe.model);
         let (device, arithmetic) = (Device::Cpu, arithmetic(recipe.dtype));
         let frozen = matches!(&recipe.objective, Objective::Reward(o) if o.freeze_trunk);
+        let mut saved_head = BTreeMap::new();
         let train = match &recipe.lora {
-            Some(Lora { init: Some(folder), .. }) => Train::Adapter(AdapterFiles::read(folder)?),
+            Some(Lora { init: Some(folder), .. }) => {
+                let mut files = AdapterFiles::read(folder)?;
+                if recipe.kind == Kind::Reward {
+                    saved_head = take_heads(&mut files.tensors);
+                }
+                Train::Adapter(files)
+            }
             Some(lora) => {
                 let settings = LoraSettings {
                     r: lora.r,
@@ -75,10 +84,6 @@ impl Network {
             None if frozen => Train::Nothing,
             None => Train::All,
         };
-        let saved_head = match &train {
-            Train::Adapter(files) => files.tensors.clone(),
-            _ => BTreeMap::new(),
-        };
         let options = TrainableOptions { device: device.clone(), arithmetic, train };
         let mut model = Model::load_trainable(&source, options)?;
         let needs_reference = match &recipe.objective {
@@ -87,20 +92,27 @@ impl Network {
             }
             _ => false,
         };
-        let mut reference_sha256 = model.sha256.clone();
+        let mut refers = source.fingerprint(&model.sha256)?;
+        let begins = match &recipe.lora {
+            Some(Lora { init: Some(folder), .. }) => {
+                format!("{refers}+{}", AdapterFiles::fingerprint(folder)?)
+            }
+            _ => refers.clone(),
+        };
         let own = recipe.reference_model.as_deref().unwrap_or(&recipe.model);
+        let adapter = recipe.lora.as_ref().map(|l| l.init.is_some());
         let reference = if !needs_reference {
             Reference::None
-        } else if recipe.lora.as_ref().is_some_and(|l| l.init.is_none()) && recipe.reference_model.is_none() {
-            Reference::Off
-        } else {
-            // An adapter that goes on from somewhere has that start as its reference, not the bare base.
-            let mut source = ModelSource::parse(own);
-            if recipe.reference_model.is_none() {
-                if let Some(Lora { init: Some(folder), .. }) = &recipe.lora {
-                    source.adapter = Some(folder.clone());
-                }
+        } else if let (Some(goes_on), None) = (adapter, &recipe.reference_model) {
+            if goes_on {
+                // An adapter that goes on from somewhere has that start as its reference, not the bare base.
+                refers.clone_from(&begins);
+                Reference::Own(Box::new(model.decoder.frozen()?))
+            } else {
+                Reference::Off
             }
+        } else {
+            let source = ModelSource::parse(own);
             let train = if recipe.reference.is_some() { Train::All } else { Train::Nothing };
             let options = TrainableOptions { device, arithmetic, train };
             let loaded = Model::load_trainable(&source, options)?;
@@ -111,7 +123,7 @@ impl Network {
                     model.decoder.config().vocab_size
                 )));
             }
-            reference_sha256 = loaded.sha256;
+            refers = source.fingerprint(&loaded.sha256)?;
             Reference::Own(Box::new(loaded.decoder))
         };
         let head = match &recipe.objective {
@@ -126,7 +138,7 @@ impl Network {
             }
             _ => None,
         };
-        Ok(Self { model, reference, reference_sha256, head, degree, recompute: recipe.recompute })
+        Ok(Self { model, reference, begins, refers, head, degree, recompute: recipe.recompute })
     }
 
     pub(crate) fn decoder(&self) -> &TrainableDecoder {

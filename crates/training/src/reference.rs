@@ -40,10 +40,7 @@ impl ReferenceCache {
         }
         let ids: String = ids.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let dtype = format!("{:?}", recipe.dtype);
-        Self::open(
-            folder.unwrap_or(&beside),
-            &[&network.reference_sha256, &network.model.sha256, &dtype, &ids],
-        )
+        Self::open(folder.unwrap_or(&beside), &[&network.refers, &dtype, &ids])
     }
 
     /// The cache for what `parts` name (hashes of model and data, settings that change a number); rows of an earlier run

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::data::{Reading, Row, RowKind};
 use crate::error::TrainError;
+use crate::objectives::Needs;
 use crate::recipe::{GateName, LossOn, Overlong, RewardName, RewardObjective};
 use crate::rewards::gpm::{Gate, Gpm};
 
@@ -21,6 +22,15 @@ pub enum Verdict {
     Scores(Vec<f64>),
     /// P(i ≻ j), `[answers, answers]`, ½ on the diagonal (2410.02197 eq. 4).
     Wins(Vec<Vec<f64>>),
+}
+
+/// A verdict and what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// What the model says.
+    pub verdict: Verdict,
+    /// Tokens that were read.
+    pub tokens: usize,
 }
 
 /// The head of a reward model as it was saved.
@@ -82,11 +92,13 @@ impl RewardModel {
     ///
     /// # Errors
     /// If the prompt is no text and no messages, or an answer is empty.
-    pub fn judge(&self, prompt: &Value, answers: &[Value]) -> Result<Verdict, TrainError> {
+    pub fn judge(&self, prompt: &Value, answers: &[Value]) -> Result<Judged, TrainError> {
         let reading = Reading {
             kind: RowKind::Score,
             tokenizer: &self.model.tokenizer,
             chat: &self.model.chat,
+            chat_is_fallback: self.model.chat_is_fallback,
+            needs: Needs::default(),
             eos: self.model.eos.first().copied(),
             loss_on: LossOn::Completion,
             max_length: self.max_length,
@@ -101,16 +113,18 @@ impl RewardModel {
         let prompt_length = rows.first().map_or(0, |r| r.prompt.len());
         let sequences: Vec<Vec<u32>> =
             rows.iter().map(|r| [r.prompt.as_slice(), &r.completion].concat()).collect();
+        let tokens = sequences.iter().map(Vec::len).sum();
         let states = self.states(&sequences, prompt_length)?;
         let (values, logits) = (self.heads.values(&states), self.heads.logits(&states));
         match self.objective.name {
             RewardName::Bt | RewardName::Regression => {
-                Ok(Verdict::Scores(values.into_iter().map(|v| v[0]).collect()))
+                Ok(Judged { verdict: Verdict::Scores(values.into_iter().map(|v| v[0]).collect()), tokens })
             }
             RewardName::Gpm => {
                 let table = self.gpm().table(&values, &logits).map_err(TrainError::Recipe)?;
                 let wins = |s: &f64| crate::objectives::math::sigmoid(*s);
-                Ok(Verdict::Wins(table.iter().map(|row| row.iter().map(wins).collect()).collect()))
+                let wins = table.iter().map(|row| row.iter().map(wins).collect()).collect();
+                Ok(Judged { verdict: Verdict::Wins(wins), tokens })
             }
         }
     }

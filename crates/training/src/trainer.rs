@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,9 @@ use crate::curves;
 use crate::data::{self, Row};
 use crate::error::TrainError;
 use crate::evaluation::Evaluation;
+use crate::folder::Companions;
 use crate::network::{Network, Reference};
-use crate::pass::{self, Degradation, Loss, Micro, Outcome};
+use crate::pass::{self, Degradation, Loss, Outcome, Step};
 use crate::recipe::{Objective, Recipe};
 use crate::reference::ReferenceCache;
 use crate::rows::read;
@@ -95,12 +97,23 @@ impl Trainer {
         }
         let loss = Loss::new(&recipe.objective)?;
         let network = Network::load(&recipe)?;
+        if recipe.lora.is_none() && !models::ModelSource::parse(&recipe.model).path.is_dir() {
+            Companions::of(&network.model).can_write()?;
+        }
         let (train, eval) = read(&recipe, &network, watch)?;
         let total = recipe.optimizer.steps(train.len());
+        let per_step = recipe.optimizer.batch_size * recipe.optimizer.gradient_accumulation_steps;
+        if per_step > train.len() {
+            let rows = train.len();
+            watch.note(&format!(
+                "a step takes {per_step} rows and the file has {rows}: rows come again within a step"
+            ));
+        }
         let mut adamw = AdamW::default();
         let mut position = Position {
             model_sha256: network.model.sha256.clone(),
             data_sha256: data::sha256(&recipe.data.train)?,
+            made_with: made_with(&recipe, &network)?,
             ..Position::default()
         };
         if start.resume {
@@ -236,32 +249,24 @@ impl Trainer {
     fn step(&mut self, watch: &mut dyn Watch) -> Result<(), TrainError> {
         let started = Instant::now();
         let o = self.recipe.optimizer.clone();
-        let batches: Vec<Vec<usize>> =
-            (0..o.gradient_accumulation_steps).map(|_| self.next_rows(o.batch_size)).collect();
-        let counted: usize = batches.iter().flatten().map(|&r| self.train[r].counted()).sum();
-        let (mut loss, mut tokens, mut gradients) = (0.0, 0, Gradients::default());
-        let mut metrics: BTreeMap<String, f64> = BTreeMap::new();
-        for batch in &batches {
-            let rows: Vec<Row> = batch.iter().map(|&r| self.train[r].clone()).collect();
-            tokens += rows.iter().map(Row::tokens).sum::<usize>();
-            let numbers: Vec<usize> = rows.iter().map(Row::number).collect();
-            let outcome = self.pass_beside(rows, counted, batches.len(), false, watch)?;
-            if !outcome.loss.is_finite() {
-                let rows = if outcome.broken.is_empty() { numbers } else { outcome.broken };
-                return Err(TrainError::NotFinite { step: self.position.step, loss: outcome.loss, rows });
-            }
-            loss += outcome.loss;
-            self.position.state = outcome.state;
-            self.remember(outcome.references);
-            for (name, value) in outcome.metrics {
-                *metrics.entry(name).or_default() += value / batches.len() as f64;
-            }
-            gradients.merge(outcome.gradients);
+        let batches: Vec<Vec<Row>> = (0..o.gradient_accumulation_steps)
+            .map(|_| self.next_rows(o.batch_size).into_iter().map(|r| self.train[r].clone()).collect())
+            .collect();
+        let numbers: Vec<usize> = batches.iter().flatten().map(Row::number).collect();
+        let tokens: usize = batches.iter().flatten().map(Row::tokens).sum();
+        let outcome = self.pass_beside(batches, false, watch)?;
+        let step = self.position.step + 1;
+        if !outcome.loss.is_finite() {
+            let rows = if outcome.broken.is_empty() { numbers } else { outcome.broken };
+            return Err(TrainError::NotFinite { step, loss: outcome.loss, rows });
         }
+        let (loss, metrics) = (outcome.loss, outcome.metrics());
+        let gradients = outcome.gradients;
+        self.position.state = outcome.state;
+        self.remember(outcome.references);
         let norm = gradients.norm();
         if !norm.is_finite() {
-            let rows = batches.iter().flatten().map(|&r| self.train[r].number()).collect();
-            return Err(TrainError::NotFinite { step: self.position.step, loss: norm, rows });
+            return Err(TrainError::NotFinite { step, loss: norm, rows: numbers });
         }
         let scale = if o.max_grad_norm > 0.0 { (o.max_grad_norm / (norm + 1e-6)).min(1.0) } else { 1.0 };
         let rate = learning_rate(&o, self.position.step, self.total);
@@ -332,13 +337,11 @@ impl Trainer {
         rows
     }
 
-    /// A pass on a thread of its own, so that whoever interrupts does not wait for it: it only reads the weights, and is
-    /// left behind.
+    /// A step's passes on a thread of their own, so that whoever interrupts does not wait for them: they only read the
+    /// weights, and are left behind.
     fn pass_beside(
         &self,
-        rows: Vec<Row>,
-        counted: usize,
-        micro_batches: usize,
+        batches: Vec<Vec<Row>>,
         only_loss: bool,
         watch: &mut dyn Watch,
     ) -> Result<Outcome, TrainError> {
@@ -347,17 +350,18 @@ impl Trainer {
         let (degradation, state) = (self.degradation.clone(), self.position.state.clone());
         // Rows of the held-out file have numbers of their own.
         let cache = if only_loss { Arc::new(ReferenceCache::default()) } else { cache };
+        let given_up = Arc::new(AtomicBool::new(false));
+        let stop = given_up.clone();
         let work = move || {
-            let micro = Micro {
-                rows: &rows,
-                counted,
-                share: 1.0 / micro_batches as f64,
+            let step = Step {
+                batches: &batches,
                 state,
                 cache: &cache,
                 only_loss,
                 degrade: degradation.as_deref(),
+                stop: &stop,
             };
-            let outcome = pass::run(&network, &loss, &micro);
+            let outcome = pass::run(&network, &loss, &step);
             drop((cache, network));
             // Nobody listens after an interrupt.
             let _ = send.send(outcome);
@@ -372,6 +376,7 @@ impl Trainer {
                     return Err(TrainError::Recipe("the training pass ended without a result".into()));
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) if watch.cancelled() => {
+                    given_up.store(true, Ordering::Relaxed);
                     return Err(TrainError::Interrupted(self.position.step));
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -387,8 +392,9 @@ impl Trainer {
     pub fn measure(&self, rows: std::ops::Range<usize>) -> Result<Measured, TrainError> {
         let rows: Vec<Row> = self.train[rows].to_vec();
         let counted = rows.iter().map(Row::counted).sum();
-        let outcome = self.pass_beside(rows, counted, 1, false, &mut ())?;
-        Ok(Measured { loss: outcome.loss, gradients: outcome.gradients, metrics: outcome.metrics, counted })
+        let outcome = self.pass_beside(vec![rows], false, &mut ())?;
+        let metrics = outcome.metrics();
+        Ok(Measured { loss: outcome.loss, gradients: outcome.gradients, metrics, counted })
     }
 
     /// Figures on the held-out rows, named `eval_…`.
@@ -397,15 +403,21 @@ impl Trainer {
     /// If a tensor operation fails, or the user stops it.
     pub fn evaluate(&self, watch: &mut dyn Watch) -> Result<serde_json::Map<String, Value>, TrainError> {
         let supervised = matches!(*self.loss, Loss::Sft(_));
-        let size = if supervised { 1 } else { self.recipe.optimizer.batch_size };
-        let (mut loss, mut metrics, mut counted) = (0.0, BTreeMap::<String, f64>::new(), 0);
-        for rows in self.eval.chunks(size) {
-            let tokens: usize = rows.iter().map(Row::counted).sum();
-            let weight = if supervised { tokens as f64 } else { rows.len() as f64 };
-            let outcome = self.pass_beside(rows.to_vec(), tokens, 1, true, watch)?;
+        let (mut loss, mut metrics, mut counted) = (0.0, BTreeMap::<String, (f64, f64)>::new(), 0);
+        let mut nll = None;
+        for batches in self.held_out() {
+            let rows: usize = batches.iter().map(Vec::len).sum();
+            let tokens: usize = batches.iter().flatten().map(Row::counted).sum();
+            let weight = if supervised { tokens as f64 } else { rows as f64 };
+            let outcome = self.pass_beside(batches, true, watch)?;
             loss += weight * outcome.loss;
-            for (name, value) in outcome.metrics {
-                *metrics.entry(format!("eval_{name}")).or_default() += value * rows.len() as f64;
+            for (name, value) in outcome.metrics() {
+                let (sum, of) = metrics.entry(format!("eval_{name}")).or_default();
+                *sum += value * rows as f64;
+                *of += rows as f64;
+                if name == "nll" {
+                    *nll.get_or_insert(0.0) += value * tokens as f64;
+                }
             }
             counted += tokens;
         }
@@ -414,15 +426,38 @@ impl Trainer {
             let bytes = self.eval.iter().map(|r| self.bytes(r)).sum();
             let e = Evaluation::new(loss, counted, bytes);
             line.insert("eval_loss".into(), json!(e.loss));
-            line.insert("eval_perplexity".into(), json!(e.loss.exp()));
-            line.insert("eval_bits_per_byte".into(), json!(e.bits_per_byte));
+            // A smoothed or weighted loss is no likelihood; the rows' likelihood is reported beside it.
+            let plain = nll.map_or(e, |sum| Evaluation::new(sum, counted, bytes));
+            line.insert("eval_perplexity".into(), json!(plain.loss.exp()));
+            line.insert("eval_bits_per_byte".into(), json!(plain.bits_per_byte));
         } else {
             line.insert("eval_loss".into(), json!(loss / self.eval.len().max(1) as f64));
-            let n = self.eval.len().max(1) as f64;
-            line.extend(metrics.into_iter().map(|(name, value)| (name, json!(value / n))));
+            line.extend(metrics.into_iter().map(|(name, (sum, of))| (name, json!(sum / of))));
         }
         line.insert("eval_tokens".into(), json!(counted));
         Ok(line)
+    }
+
+    /// The held-out rows as they are evaluated: micro-batches of batches. Where the objective looks at the whole batch,
+    /// a batch is as large as a step, and one row alone, which has no other to be compared with, joins the batch before.
+    fn held_out(&self) -> Vec<Vec<Vec<Row>>> {
+        let o = &self.recipe.optimizer;
+        let (micro, step, whole) = match &*self.loss {
+            Loss::Sft(_) => (1, 1, false),
+            Loss::Preference(objective) if objective.needs().whole_batch => {
+                (o.batch_size, o.batch_size * o.gradient_accumulation_steps, true)
+            }
+            _ => (o.batch_size, o.batch_size, false),
+        };
+        let cut = |rows: &[Row]| -> Vec<Vec<Row>> { rows.chunks(micro).map(<[Row]>::to_vec).collect() };
+        let mut batches: Vec<Vec<Vec<Row>>> = self.eval.chunks(step).map(cut).collect();
+        if whole && step > 1 && self.eval.len() % step == 1 && batches.len() > 1 {
+            let last = batches.pop();
+            if let Some(before) = batches.last_mut() {
+                before.extend(last.into_iter().flatten());
+            }
+        }
+        batches
     }
 
     /// Bytes of the text of the tokens that count; control tokens have none.
@@ -467,6 +502,14 @@ impl Trainer {
     pub fn total_steps(&self) -> usize {
         self.total
     }
+}
+
+/// What decides the numbers of a training beside its weights and rows.
+fn made_with(recipe: &Recipe, network: &Network) -> Result<BTreeMap<String, String>, TrainError> {
+    let mut all = checkpoint::settings(recipe)?;
+    all.insert("the model's settings".into(), network.begins.clone());
+    all.insert("the reference".into(), network.refers.clone());
+    Ok(all)
 }
 
 fn is_head(name: &str) -> bool {

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use models::{LoadOptions, Model, ModelSource, Outline};
+use training::objectives::Needs;
 use training::{LossOn, Overlong, Reading, RowKind, TrainError};
 
 #[test]
@@ -16,6 +17,8 @@ fn rows_of_a_parquet_file_are_those_of_the_same_file_as_json_lines() {
     let reading = Reading {
         tokenizer: &outline.tokenizer,
         chat: &outline.chat,
+        chat_is_fallback: outline.chat_is_fallback,
+        needs: Needs::default(),
         eos: outline.eos.first().copied(),
         kind: RowKind::Pair,
         loss_on: LossOn::Completion,
@@ -61,6 +64,8 @@ fn a_rejected_answer_that_was_cut_gets_no_end_behind_it() {
     let reading = Reading {
         tokenizer: &outline.tokenizer,
         chat: &outline.chat,
+        chat_is_fallback: outline.chat_is_fallback,
+        needs: Needs::default(),
         eos,
         kind: RowKind::Pair,
         loss_on: LossOn::Completion,

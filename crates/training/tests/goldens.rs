@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use support::{Lines, checkpoint, close, goldens, parse, settings, write_rows};
+use training::objectives::Objective;
 use training::{Start, Trainer};
 
 struct Bench {
@@ -116,7 +117,7 @@ impl Bench {
         let folder = self.folder.path();
         let mut text =
             format!("kind = {kind:?}\nmodel = {:?}\nout = {:?}\n", folder.join("model"), folder.join("out"));
-        if kind == "preference" {
+        if kind == "preference" && Objective::new(&settings(case)).unwrap().needs().reference {
             text += &format!("reference_model = {:?}\n", folder.join("ref"));
         }
         let longest = hp["max_length"].as_u64().unwrap_or(2048);
@@ -140,7 +141,7 @@ fn every_loss_and_every_gradient_is_that_of_the_reference() {
             Bench { folder: tempfile::tempdir().unwrap(), data: support::json(&path.join("data.json")) };
         let rows = bench.rows(case);
         write_rows(&bench.folder.path().join("rows.jsonl"), &rows);
-        let (mut text, heads) = bench.recipe(case, rows.len());
+        let (text, heads) = bench.recipe(case, rows.len());
         let heads: Vec<(&str, &str)> = heads.iter().map(|(a, b)| (a.as_str(), *b)).collect();
         let model = case["model"].as_str().unwrap();
         let (mut policy, mut reference) = ("policy", "ref");
@@ -152,9 +153,6 @@ fn every_loss_and_every_gradient_is_that_of_the_reference() {
         }
         checkpoint(&path, &format!("{model}-{policy}"), &bench.folder.path().join("model"), &heads);
         checkpoint(&path, &format!("{model}-{reference}"), &bench.folder.path().join("ref"), &[]);
-        if name.contains("/own/simpo") || !text.contains("preference") {
-            text = text.replace("reference_model", "#");
-        }
         let trainer = Trainer::new(parse(&text), &Start::default(), &mut ())
             .unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
         let made = trainer.measure(0..rows.len()).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));

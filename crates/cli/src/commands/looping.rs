@@ -1,8 +1,11 @@
 //! `cycle loop`: iterative preference training.
 
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
 
+use fs4::FileExt;
 use improve::ledger::{Kind, Ledger};
 use improve::report::{Report, page, report};
 use improve::{Ending, ImproveError, Loop, LoopConfig, Observer, recipes};
@@ -220,6 +223,7 @@ pub(super) fn carry_out(
         context.open(&reference).map_err(|f| LmError::Model(f.what))
     };
     let options = context.open_options()?;
+    let _place = Place::take(context, &run, &config.out)?;
     let mut ended = {
         let mut work = Loop::new(config.clone(), options, &mut ledger, &observer, &open)?;
         // The folder is locked from here on: only its owner may touch the run's row.
@@ -253,6 +257,42 @@ pub(super) fn carry_out(
         }
     }
     Ok((ended?, ledger))
+}
+
+/// Where a loop's checkpoints lie, for this process alone. The store knows a loop by its configuration, which may name
+/// its folder from another place.
+struct Place {
+    _lock: File,
+}
+
+impl Place {
+    /// Takes `CYCLE_HOME/loops/RUN`.
+    ///
+    /// # Errors
+    /// If another process runs the loop, or it was begun in another folder that is still there.
+    fn take(context: &Context, run: &str, out: &Path) -> Result<Self, Failure> {
+        let folder = context.settings.home.join("loops");
+        std::fs::create_dir_all(&folder).map_err(|e| Failure::io(&folder, &e))?;
+        let path = folder.join(run);
+        let io = |e: std::io::Error| Failure::io(&path, &e);
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut lock = options.map_err(io)?;
+        if FileExt::try_lock(&lock).is_err() {
+            return Err(ImproveError::Locked(out.into()).into());
+        }
+        let mut known = String::new();
+        lock.read_to_string(&mut known).map_err(io)?;
+        let here = std::path::absolute(out).map_err(io)?;
+        let there = Path::new(known.trim());
+        if !known.trim().is_empty() && there != here && occupied(there) {
+            let what = format!("this loop was begun in {}", there.display());
+            return Err(Failure::new(Code::Usage, what)
+                .advise("go on from there, move that folder here, or give another --out or --seed"));
+        }
+        lock.set_len(0).and_then(|()| lock.rewind()).map_err(io)?;
+        lock.write_all(here.display().to_string().as_bytes()).map_err(io)?;
+        Ok(Self { _lock: lock })
+    }
 }
 
 /// Whether a folder holds iterations of some loop.

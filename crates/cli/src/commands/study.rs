@@ -16,6 +16,9 @@ use crate::context::Context;
 use crate::failure::{Code, Failure};
 use crate::output::{columns, emit};
 
+/// Seconds for which a panel's server is asked again.
+const PATIENCE: u64 = 300;
+
 /// Runs the loops that did not end yet, and prints the table.
 ///
 /// # Errors
@@ -85,7 +88,7 @@ fn common_judge(
         let reference = reference.parse()?;
         context.open(&reference).map_err(|f| lm::LmError::Model(f.what))
     };
-    let judge = open_judge(&config, &out.join("judge"), &context.open_options()?, &open)?;
+    let judge = open_judge(&config, &out.join("judge"), &context.open_options()?, &open, PATIENCE)?;
     Ok(Some((config, judge)))
 }
 

@@ -68,10 +68,13 @@ impl Judge for ModelJudge {
         let own = texts.len();
         let others = against.unwrap_or_default().iter();
         texts.extend(others.filter_map(|p| rendered(p, self.reads)).map(Value::String));
+        let mut prompt_tokens = 0;
         let mut scores = if texts.is_empty() {
             Vec::new()
         } else {
-            match self.model.judge(&Value::String(QUESTION.into()), &texts)? {
+            let judged = self.model.judge(&Value::String(QUESTION.into()), &texts)?;
+            prompt_tokens = judged.tokens;
+            match judged.verdict {
                 Verdict::Scores(scores) => scores[..own].iter().map(|s| Scored::of(self.id(), *s)).collect(),
                 Verdict::Wins(wins) => self.win_rates(&wins, own, &texts),
             }
@@ -79,7 +82,7 @@ impl Judge for ModelJudge {
         .into_iter();
         let scored =
             read.iter().map(|text| text.as_ref().and_then(|_| scores.next()).unwrap_or_else(lost)).collect();
-        Ok((scored, Cost { seconds: started.elapsed().as_secs_f64(), ..Cost::default() }))
+        Ok((scored, Cost { prompt_tokens, seconds: started.elapsed().as_secs_f64(), ..Cost::default() }))
     }
 
     fn accepts(&self, mean: f64) -> Option<bool> {

@@ -5,6 +5,7 @@ use review::{Form, Panel, ReviewError};
 
 use super::{Judge, Reads, rendered};
 use crate::error::ImproveError;
+use crate::policy::Pauses;
 use crate::rows::{Cost, Scored};
 use crate::stats::{deviation, mean};
 
@@ -12,12 +13,14 @@ use crate::stats::{deviation, mean};
 pub struct PanelJudge {
     model: Box<dyn LanguageModel>,
     panel: Panel,
+    /// Seconds for which a server that does not answer is asked again.
+    patience: u64,
 }
 
 impl PanelJudge {
     /// A panel of so many reviewers.
-    pub fn new(model: Box<dyn LanguageModel>, panel: Panel) -> Self {
-        Self { model, panel }
+    pub fn new(model: Box<dyn LanguageModel>, panel: Panel, patience: u64) -> Self {
+        Self { model, panel, patience }
     }
 
     /// Its form's main score.
@@ -42,10 +45,21 @@ impl PanelJudge {
             Err(e) => return failed(e.to_string()),
         };
         let panel = Panel { seed: self.panel.seed.wrapping_add(seed), ..self.panel.clone() };
-        let review = match panel.review(&document, self.model.as_ref(), progress) {
+        let mut pauses = Pauses::new(self.patience);
+        let made = loop {
+            match panel.review(&document, self.model.as_ref(), progress) {
+                Err(ReviewError::Model(LmError::Remote(what))) => {
+                    pauses.wait(&what, progress, &mut |text| tracing::warn!("{text}"))?;
+                }
+                other => break other,
+            }
+        };
+        let review = match made {
             Ok(review) => review,
             Err(ReviewError::Model(LmError::Interrupted)) => return Err(ImproveError::Interrupted),
-            Err(e @ ReviewError::Model(LmError::TooLong { .. })) => return failed(e.to_string()),
+            Err(e @ ReviewError::Model(LmError::TooLong { .. } | LmError::Refused(_))) => {
+                return failed(e.to_string());
+            }
             Err(e @ (ReviewError::Model(_) | ReviewError::Form(_) | ReviewError::Prompt(_))) => {
                 return Err(e.into());
             }
@@ -61,8 +75,10 @@ impl PanelJudge {
             .filter_map(|r| r.scores.get(main))
             .map(|s| s.expected.unwrap_or(s.value))
             .collect();
-        let Some(average) = mean(&scores) else {
-            return failed(format!("no reviewer gave a {main} that can be read"));
+        // The mean of those that happen to be readable is not that of the panel.
+        let asked = self.panel.reviewers;
+        let Some(average) = mean(&scores).filter(|_| scores.len() == asked) else {
+            return failed(format!("{} of {asked} reviewers gave a {main} that can be read", scores.len()));
         };
         let mut scored = Scored::of(self.id(), average);
         scored.std = deviation(&scores);

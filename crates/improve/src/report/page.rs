@@ -12,9 +12,9 @@ use crate::rows::{Evaluation, Interval};
 
 struct Row {
     name: String,
-    first: String,
+    first: (String, String),
     first_gain: (String, String),
-    second: String,
+    second: (String, String),
     second_gain: (String, String),
     valid: String,
     accepted: String,
@@ -124,6 +124,13 @@ fn apart(interval: &Option<Interval>) -> (String, String) {
     (mean.into(), range.into())
 }
 
+/// A mean and its interval, apart.
+fn level(interval: &Option<Interval>) -> (String, String) {
+    let Some(i) = interval else { return (NONE.into(), String::new()) };
+    let range = i.low.zip(i.high).map_or(String::new(), |(low, high)| format!("[{low:.3}, {high:.3}]"));
+    (format!("{:.3}", i.mean), range)
+}
+
 fn word(name: TermName) -> String {
     serde_json::to_value(name).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
 }
@@ -149,7 +156,7 @@ pub fn page(report: &Report) -> String {
             Stage::SecondHalf => "the second half of a paper, after a first half and results that were given",
         },
         method: method(report),
-        verdict: verdict(report, &evaluations),
+        verdict: verdict(&report.status, &evaluations),
         alarms: report
             .iterations
             .iter()
@@ -201,43 +208,62 @@ fn method(report: &Report) -> String {
     }
 }
 
-/// The answer to the page's question, in a sentence.
-fn verdict(report: &Report, evaluations: &[(usize, &Evaluation, bool)]) -> String {
-    let Some((last, e, kept)) = evaluations.iter().rev().find(|(i, ..)| *i > 0) else {
-        return "Nothing is trained yet.".into();
-    };
-    let seen = |i: &Option<Interval>| match i {
+/// What a gain's interval says of it.
+fn seen(gain: &Option<Interval>) -> &'static str {
+    match gain {
         Some(Interval { low: Some(low), .. }) if *low > 0.0 => "rose",
         Some(Interval { high: Some(high), .. }) if *high < 0.0 => "fell",
         Some(Interval { low: None, .. }) => "has no interval (one prompt)",
         Some(_) => "did not clearly change",
         None => "is not known",
+    }
+}
+
+/// The answer to the page's question, in a sentence or two: about the policy that is in force.
+fn verdict(status: &str, evaluations: &[(usize, &Evaluation, bool)]) -> String {
+    let Some((last, _, kept)) = evaluations.iter().rev().find(|(i, ..)| *i > 0) else {
+        return "Nothing is trained yet.".into();
     };
     let start = evaluations.first().map_or(0.0, |e| e.1.validity);
-    let said = format!(
-        "After iteration {last} the first judge's mean {} ({}), the second judge's {} ({}); {} of the papers are valid, {} at the start.",
-        seen(&e.judge_gain),
-        gain(&e.judge_gain),
-        seen(&e.second_gain),
-        gain(&e.second_gain),
-        percent(e.validity),
-        percent(start),
-    );
-    let both = seen(&e.judge_gain) == "rose" && seen(&e.second_gain) == "rose";
-    match (report.status.as_str(), *kept) {
-        (_, false) => format!("No: iteration {last} was rolled back and the loop stopped. {said}"),
-        ("running", _) => format!("Not finished. {said}"),
-        _ if both && e.validity >= start - 1e-9 => format!("Yes, by both judges. {said}"),
-        _ => format!("Not shown. {said}"),
+    let said = |iteration: usize, e: &Evaluation| {
+        format!(
+            "After iteration {iteration} the first judge's mean {} ({}), the second judge's {} ({}); {} of the papers are valid, {} at the start.",
+            seen(&e.judge_gain),
+            gain(&e.judge_gain),
+            seen(&e.second_gain),
+            gain(&e.second_gain),
+            percent(e.validity),
+            percent(start),
+        )
+    };
+    let both = |e: &Evaluation| seen(&e.judge_gain) == "rose" && seen(&e.second_gain) == "rose";
+    // That one paper of some dozens more has a fault is no fall.
+    let holds = |e: &Evaluation| both(e) && seen(&e.validity_change) != "fell";
+    let in_force = evaluations.iter().rev().find(|(i, _, kept)| *i > 0 && *kept);
+    match (in_force, kept) {
+        (None, _) => {
+            format!("No: iteration {last} was rolled back and the loop stopped; the start is in force.")
+        }
+        (Some((i, e, _)), false) => {
+            let answer =
+                if holds(e) { "Yes, by both judges, until the loop was stopped" } else { "Not shown" };
+            format!(
+                "{answer}: iteration {last} was rolled back, and the policy of iteration {i} is in force. {}",
+                said(*i, e)
+            )
+        }
+        (Some((i, e, _)), true) if status == "running" => format!("Not finished. {}", said(*i, e)),
+        (Some((i, e, _)), true) if holds(e) => format!("Yes, by both judges. {}", said(*i, e)),
+        (Some((i, e, _)), true) => format!("Not shown. {}", said(*i, e)),
     }
 }
 
 fn row(iteration: usize, e: &Evaluation, kept: bool) -> Row {
     Row {
         name: name(iteration),
-        first: number(e.judge.map(|j| j.mean), 3),
+        first: level(&e.judge),
         first_gain: apart(&e.judge_gain),
-        second: number(e.second.map(|j| j.mean), 3),
+        second: level(&e.second),
         second_gain: apart(&e.second_gain),
         valid: percent(e.validity),
         accepted: e.acceptance.map_or(NONE.into(), percent),
@@ -312,7 +338,12 @@ fn plots(report: &Report, evaluations: &[(usize, &Evaluation, bool)]) -> Vec<Plo
         start.map(|s| s.self_bleu + guards.self_bleu).into_iter().collect(),
     ));
     if evaluations.iter().any(|e| e.1.kl.is_some()) {
-        plots.push(one("KL to the start, nats a token", "KL", &|e| e.kl, vec![guards.kl]));
+        plots.push(one(
+            "Log-ratio to the start (KL), nats a token",
+            "log-ratio to the start",
+            &|e| e.kl,
+            vec![guards.kl],
+        ));
     }
     plots
 }
@@ -429,6 +460,8 @@ fn costs(report: &Report) -> Vec<CostRow> {
             "score" => "first judge",
             "second-score" => "second judge",
             "train" => "training",
+            "noise" => "the judge's noise",
+            "check" => "checks",
             other => return other.to_string(),
         }
         .to_string()
@@ -445,4 +478,50 @@ fn costs(report: &Report) -> Vec<CostRow> {
         })
     });
     rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_on_top_speaks_of_the_policy_in_force() {
+        let around = |mean: f64| Some(Interval { mean, low: Some(mean - 0.1), high: Some(mean + 0.1), n: 9 });
+        let figures = |first: f64, second: f64, valid: f64| Evaluation {
+            judge: around(5.0),
+            second: around(5.0),
+            judge_gain: around(first),
+            second_gain: around(second),
+            judge_sd: Some(0.5),
+            second_sd: Some(0.5),
+            validity: 0.8 + valid,
+            validity_change: around(valid),
+            acceptance: None,
+            tokens: 300.0,
+            distinct: 0.5,
+            self_bleu: 0.4,
+            kl: Some(0.1),
+            terms: Default::default(),
+            failed: 0,
+            unscored: 0,
+            second_unscored: 0,
+        };
+        let start = figures(0.0, 0.0, 0.0);
+        let (good, slight) = (figures(0.4, 0.3, 0.1), figures(0.4, 0.3, -0.02));
+        let (hacked, broken) = (figures(0.9, -0.3, 0.0), figures(0.4, 0.3, -0.3));
+        let said = |status: &str, then: &[(&Evaluation, bool)]| {
+            let mut all = vec![(0, &start, true)];
+            all.extend(then.iter().enumerate().map(|(i, (e, kept))| (i + 1, *e, *kept)));
+            verdict(status, &all)
+        };
+        assert!(said("done", &[(&good, true)]).starts_with("Yes, by both judges. After iteration 1"));
+        assert!(said("done", &[(&slight, true)]).starts_with("Yes"), "a fall that may be chance is none");
+        assert!(said("done", &[(&broken, true)]).starts_with("Not shown"));
+        assert!(said("done", &[(&hacked, true)]).starts_with("Not shown"));
+        assert!(said("running", &[(&good, true)]).starts_with("Not finished"));
+        let stopped = said("stopped", &[(&hacked, false)]);
+        assert!(stopped.ends_with("the start is in force.") && stopped.starts_with("No"), "{stopped}");
+        let later = said("stopped", &[(&good, true), (&hacked, false)]);
+        assert!(later.contains("iteration 2 was rolled back") && later.contains("rose (+0.300"), "{later}");
+    }
 }

@@ -159,14 +159,22 @@ impl Loop<'_> {
             self.stop_if_asked()?;
             self.observer.advance(repeat);
             let seed = derive(self.config.seed, &format!("noise\n{iteration}\n{repeat}"));
-            let (scored, _) = self.judge.score(&texts, None, seed, self.observer.progress())?;
+            let (scored, cost) = self.judge.score(&texts, None, seed, self.observer.progress())?;
+            self.spent(iteration, Kind::Noise.name(), cost, &repeat.to_string())?;
             for (scores, s) in by_paper.iter_mut().zip(scored) {
                 scores.extend(s.mean);
             }
         }
         let variances: Vec<f64> =
             by_paper.iter().filter_map(|s| stats::deviation(s)).map(|d| d * d).collect();
-        let noise = stats::mean(&variances).unwrap_or(0.0).sqrt();
+        let Some(variance) = stats::mean(&variances) else {
+            let what = format!(
+                "the judge's noise cannot be measured: it scored none of {} papers twice",
+                by_paper.len()
+            );
+            return Err(ImproveError::Nothing { iteration, what });
+        };
+        let noise = variance.sqrt();
         ledger::put(self.ledger, Kind::Noise, iteration, &[("noise".into(), noise)])?;
         Ok(noise)
     }

@@ -1,7 +1,7 @@
 //! LoRA as PEFT knows it: its settings, the names of its factors, its folder.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::adapter::PlainLora;
 use crate::config::{Architecture, DecoderConfig};
 use crate::error::ModelError;
+use crate::hash::{sha256_of_bytes, sha256_of_files};
 
 /// What `adapter_config.json` says of a plain LoRA.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +51,8 @@ pub struct AdapterFiles {
     pub settings: LoraSettings,
     /// Its tensors by their PEFT names, f32; a reward head stands among them.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Where it was read.
+    pub folder: PathBuf,
 }
 
 impl AdapterFiles {
@@ -72,7 +75,16 @@ impl AdapterFiles {
                 Ok((name, tensor))
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { settings: plain.settings, tensors })
+        Ok(Self { settings: plain.settings, tensors, folder: folder.into() })
+    }
+
+    /// SHA-256 (hex) of the tensors of an adapter's folder and of its settings.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn fingerprint(folder: &Path) -> Result<String, ModelError> {
+        let weights = sha256_of_files(&[folder.join("adapter_model.safetensors")])?;
+        Ok(sha256_of_bytes(format!("{weights}\n{:?}", PlainLora::read(folder)?.settings).as_bytes()))
     }
 
     /// `adapter_config.json` as PEFT reads it.

@@ -9,6 +9,7 @@ use kernels::{
 use super::{Gradients, TrainableDecoder};
 
 /// A linear map by the name of its module.
+#[derive(Clone)]
 pub(super) struct Map {
     /// `model.layers.0.self_attn.q_proj`.
     pub(super) module: String,
@@ -18,6 +19,7 @@ pub(super) struct Map {
     pub(super) lora: Option<(Tensor, Tensor, f64)>,
 }
 
+#[derive(Clone)]
 pub(super) struct Layer {
     pub(super) name: String,
     pub(super) input_norm: Tensor,

@@ -9,6 +9,7 @@ use kernels::{Arithmetic, Weight};
 use super::adapters::{AdapterFiles, LoraSettings, factor};
 use super::block::{Layer, Map};
 use super::{Embedding, TrainableDecoder};
+use crate::base_sample::BaseSample;
 use crate::config::{Architecture, DecoderConfig};
 use crate::error::ModelError;
 use crate::weights::{WeightSource, fetch};
@@ -186,7 +187,8 @@ impl TrainableDecoder {
                 Some(settings)
             }
             Train::Adapter(files) => {
-                let AdapterFiles { settings, mut tensors } = files;
+                let AdapterFiles { settings, mut tensors, folder } = files;
+                BaseSample::check(&folder, source)?;
                 add_lora(&mut layers, &settings, &mut variables, &options.device, |name, shape, _| {
                     let found = tensors.remove(name).ok_or_else(|| {
                         ModelError::Adapter(format!("has no {name}; it was made for another model"))
@@ -206,6 +208,12 @@ impl TrainableDecoder {
                         "{name} belongs to no module of this model; it was made for another one"
                     )));
                 }
+                if let Some(name) = tensors.keys().next() {
+                    return Err(ModelError::Adapter(format!(
+                        "holds {name} beside its factors, which a training that goes on from it would lose; \
+                         `cycle models merge` makes a model of both"
+                    )));
+                }
                 Some(settings)
             }
         };
@@ -223,6 +231,38 @@ impl TrainableDecoder {
             full,
             variables,
             lora,
+        })
+    }
+}
+
+impl TrainableDecoder {
+    /// The decoder as it is now, which no later step moves: it shares the frozen weights and has factors of its own.
+    ///
+    /// # Errors
+    /// If the weights themselves move, or a tensor cannot be copied.
+    pub fn frozen(&self) -> Result<Self, ModelError> {
+        if self.full {
+            return Err(ModelError::Adapter("is none: all weights move".into()));
+        }
+        let mut layers = self.layers.clone();
+        for map in layers.iter_mut().flat_map(Layer::maps_mut) {
+            if let Some((a, b, _)) = &mut map.lora {
+                (*a, *b) = (a.copy()?, b.copy()?);
+            }
+        }
+        Ok(Self {
+            config: self.config.clone(),
+            device: self.device.clone(),
+            arithmetic: self.arithmetic,
+            embedding: self.embedding.clone(),
+            layers,
+            norm: self.norm.clone(),
+            head: self.head.clone(),
+            frequencies: self.frequencies.clone(),
+            rope_scale: self.rope_scale,
+            full: false,
+            variables: BTreeMap::new(),
+            lora: self.lora.clone(),
         })
     }
 }

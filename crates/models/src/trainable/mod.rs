@@ -47,6 +47,7 @@ pub struct Pass {
     adapters: bool,
 }
 
+#[derive(Clone)]
 enum Embedding {
     /// `[vocabulary, hidden]`.
     Rows(Tensor),

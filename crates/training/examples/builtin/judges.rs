@@ -189,7 +189,7 @@ pub fn measure(model: &Path, file: &Path, limit: usize) -> Result<(), Box<dyn Er
     let mut predicted = Vec::new();
     for chunk in all.chunks(64) {
         let answers: Vec<Value> = chunk.iter().map(|r| r["completion"].clone()).collect();
-        let training::Verdict::Scores(scores) = judge.judge(&json!(QUESTION), &answers)? else {
+        let training::Verdict::Scores(scores) = judge.judge(&json!(QUESTION), &answers)?.verdict else {
             return Err("this reward model compares; it does not score".into());
         };
         predicted.extend(scores);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use models::{LoadOptions, Model, ModelSource};
 use training::ngram::{NGram, ORDER};
+use training::objectives::Needs;
 use training::{Evaluation, Example, LossOn, Overlong, Reading, Row, RowKind};
 
 fn load(model: &Path) -> Result<Model, Box<dyn Error>> {
@@ -17,6 +18,8 @@ fn examples(model: &Model, rows: &Path, loss_on: LossOn) -> Result<Vec<Example>,
         kind: RowKind::Text,
         tokenizer: &model.tokenizer,
         chat: &model.chat,
+        chat_is_fallback: model.chat_is_fallback,
+        needs: Needs::default(),
         eos: model.eos.first().copied(),
         loss_on,
         max_length: 2048,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::read::rows;
 use super::{AnswerRow, Example, PairRow, Row, RowKind, Rows};
 use crate::error::TrainError;
-use crate::objectives::Targets;
+use crate::objectives::{Needs, Targets};
 use crate::recipe::{LossOn, Overlong};
 
 /// How rows become ids.
@@ -17,10 +17,14 @@ pub struct Reading<'a> {
     pub tokenizer: &'a Tokenizer,
     /// The model's template.
     pub chat: &'a ChatTemplate,
+    /// The model has none of its own: what stands first in a sequence is then begun as the tokenizer begins a text.
+    pub chat_is_fallback: bool,
     /// Ends a plain text.
     pub eos: Option<u32>,
     /// What is wanted.
     pub kind: RowKind,
+    /// Which numbers every pair must bring.
+    pub needs: Needs,
     /// Which tokens count.
     pub loss_on: LossOn,
     /// Longest row.
@@ -54,13 +58,18 @@ impl Reading<'_> {
                         )));
                     }
                     Overlong::Skip => return Ok(()),
-                    Overlong::Truncate => cut(&mut row, self.max_length),
+                    Overlong::Truncate => self.cut(&mut row),
                 }
             }
-            if let Some(what) = empty(&row) {
+            if let Some(what) = useless(&row) {
                 return Err(match (over, &row) {
                     // Only a cut may come to this; a text that is all prompt is left out, as TRL does.
                     (true, Row::Text(_)) => return Ok(()),
+                    (true, Row::Pair(r)) if !r.chosen.is_empty() => bad(format!(
+                        "chosen and rejected are the same as far as max_length = {} reaches; raise it, or set \
+                         overlong = \"skip\"",
+                        self.max_length
+                    )),
                     (true, _) => bad(format!(
                         "the prompt alone fills max_length = {}; raise it, or set overlong = \"skip\"",
                         self.max_length
@@ -84,8 +93,8 @@ impl Reading<'_> {
     /// If it is not of the kind that is wanted, or nothing of it is left.
     pub(crate) fn row(&self, number: usize, value: &Value) -> Result<Row, String> {
         let mut row = self.whole(number, value)?;
-        cut(&mut row, self.max_length);
-        empty(&row).map_or(Ok(row), |what| Err(what.into()))
+        self.cut(&mut row);
+        useless(&row).map_or(Ok(row), |what| Err(what.into()))
     }
 
     fn whole(&self, number: usize, value: &Value) -> Result<Row, String> {
@@ -98,6 +107,30 @@ impl Reading<'_> {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         self.tokenizer.encode(text).map_err(|e| e.to_string())
+    }
+
+    /// Ids of a text that begins a sequence, as they are when the model is asked to go on from it: with the one
+    /// beginning-of-sequence token that the model wants.
+    fn first(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.tokenizer.encode_plain(text).map_err(|e| e.to_string())
+    }
+
+    /// Ids of a rendered dialogue: a template of the model's own has written what stands first.
+    fn rendered(&self, text: &str) -> Result<Vec<u32>, String> {
+        if self.chat_is_fallback { self.first(text) } else { self.encode(text) }
+    }
+
+    /// Cuts the end of what is longer than `max_length`.
+    fn cut(&self, row: &mut Row) {
+        cut(row, self.max_length);
+        if let Row::Pair(PairRow { chosen, rejected, texts: Some(texts), .. }) = row {
+            // SPO takes phrases out of what is left of an answer.
+            for (text, ids) in texts.iter_mut().zip([chosen, rejected]) {
+                if ids.last() != self.eos.as_ref() {
+                    *text = self.tokenizer.decode(ids, true).unwrap_or_default();
+                }
+            }
+        }
     }
 
     fn text(&self, row: usize, value: &Value) -> Result<Row, String> {
@@ -126,7 +159,7 @@ impl Reading<'_> {
             return example(ids, mask);
         }
         if let Some(text) = value.get("text").and_then(Value::as_str) {
-            let mut ids = self.encode(text)?;
+            let mut ids = self.first(text)?;
             ids.extend(self.eos);
             let mask = vec![true; ids.len()];
             return example(ids, mask);
@@ -160,9 +193,6 @@ impl Reading<'_> {
             // It was cut: its last token is no end, and to reject one would teach not to end.
             rejected.pop_if(|last| self.eos == Some(*last));
         }
-        if chosen == rejected {
-            return Err("chosen and rejected are the same; there is nothing to prefer".into());
-        }
         let number = |name: &str| match value.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(v) => match v.as_f64() {
@@ -177,6 +207,7 @@ impl Reading<'_> {
             p_rejected: number("p_rejected")?,
             margin: number("margin")?,
         };
+        targets.check(&self.needs)?;
         let degree = |name: &str| value.get(name).and_then(Value::as_u64).map(|n| n as usize);
         let degrees = degree("degree_chosen").zip(degree("degree_rejected")).map(|(a, b)| [a, b]);
         Ok(Row::Pair(PairRow { row, prompt: prompt_ids, chosen, rejected, targets, texts, degrees }))
@@ -211,7 +242,7 @@ impl Reading<'_> {
                     return Err(format!("{name} is empty"));
                 }
                 ids.extend(self.eos);
-                Ok((self.encode(prompt)?, ids))
+                Ok((self.first(prompt)?, ids))
             }
             (Value::Array(p), Value::Array(a))
                 if p.iter().all(Value::is_number) && a.iter().all(Value::is_number) =>
@@ -233,7 +264,7 @@ impl Reading<'_> {
                 if let Some(end) = self.eos.and_then(|e| ids.iter().rposition(|id| *id == e)) {
                     ids.truncate(end + 1);
                 }
-                Ok((self.encode(&start)?, ids))
+                Ok((self.rendered(&start)?, ids))
             }
             _ => Err(format!("prompt and {name} are not both texts, both messages or both ids")),
         }
@@ -258,7 +289,7 @@ impl Reading<'_> {
                         "the chat template rewrites earlier turns; give prompt and completion instead".into(),
                     );
                 };
-                let mut new = self.encode(piece)?;
+                let mut new = if text.is_empty() { self.rendered(piece)? } else { self.encode(piece)? };
                 // What a template puts after the end of a turn (a line break) is never generated.
                 let end = if counts && assistant && !all {
                     self.eos.and_then(|e| new.iter().rposition(|id| *id == e)).map_or(new.len(), |p| p + 1)
@@ -300,7 +331,7 @@ fn cut(row: &mut Row, max: usize) {
 }
 
 /// Why nothing can be learned from a row.
-fn empty(row: &Row) -> Option<&'static str> {
+fn useless(row: &Row) -> Option<&'static str> {
     match row {
         Row::Text(r) if !r.mask.iter().skip(1).any(|m| *m) => {
             Some("no token of this row counts for the loss")
@@ -308,6 +339,9 @@ fn empty(row: &Row) -> Option<&'static str> {
         Row::Pair(r) if r.prompt.is_empty() => Some("the prompt is empty"),
         Row::Pair(r) if r.chosen.is_empty() => Some("chosen is empty"),
         Row::Pair(r) if r.rejected.is_empty() => Some("rejected is empty"),
+        Row::Pair(r) if r.chosen == r.rejected => {
+            Some("chosen and rejected are the same; there is nothing to prefer")
+        }
         Row::Answer(r) if r.prompt.is_empty() => Some("the prompt is empty"),
         Row::Answer(r) if r.completion.is_empty() => Some("completion is empty"),
         _ => None,

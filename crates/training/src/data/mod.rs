@@ -8,6 +8,7 @@ pub use encode::Reading;
 pub use read::sha256;
 
 use crate::objectives::Targets;
+use crate::recipe::Degree;
 
 /// A text of which some tokens are learned.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +38,27 @@ pub struct PairRow {
     pub texts: Option<[String; 2]>,
     /// Degrees of both answers where the row brings its own.
     pub degrees: Option<[usize; 2]>,
+}
+
+impl PairRow {
+    /// Whether SPO's degrees can be made of the row, or stand in it.
+    ///
+    /// # Errors
+    /// What it lacks.
+    pub(crate) fn degradable(&self, settings: &Degree) -> Result<(), String> {
+        match (self.degrees, &self.texts) {
+            (Some(degrees), _) => match degrees.iter().find(|d| **d > settings.degrees) {
+                Some(d) => Err(format!("has the degree {d}; degree.degrees is {}", settings.degrees)),
+                None => Ok(()),
+            },
+            (None, Some(_)) => Ok(()),
+            (None, None) => {
+                Err("holds ids or messages; [degree] removes phrases of texts (or give degree_chosen and \
+                     degree_rejected)"
+                    .into())
+            }
+        }
+    }
 }
 
 /// One answer, called good or bad, or given a score.

@@ -288,6 +288,9 @@ fn exact(
 /// A row in the form the module reads, and which that is ([`Form::Messages`]: read by the chat template).
 fn turn(job: &Job, module: &str, eos: &str, form: Form, row: Value) -> Result<(Form, Value), String> {
     let all = job.loss.loss_on == LossOn::All;
+    if module == "train_rm" {
+        rows::hard_label(&row)?;
+    }
     let ended = |value: &Value| match value.as_str() {
         Some(text) if !text.ends_with(eos) => json!(format!("{text}{eos}")),
         _ => value.clone(),

@@ -210,9 +210,7 @@ pub fn write_rows(job: &Job, recipe: &Recipe, reader: Reader) -> Result<Vec<Writ
     let data = &recipe.data;
     if (reader, job.method) == (Reader::Trl, Method::Sft) {
         let outline = Outline::of(&ModelSource::parse(&recipe.model))?;
-        let eos = outline.eos.first().copied();
-        let reading =
-            crate::rows::reading(recipe, &outline.tokenizer, &outline.chat, eos, outline.context())?;
+        let reading = crate::rows::reading(recipe, &outline)?;
         let (train, held_out) = crate::rows::rows(recipe, &reading, outline.config.vocab_size)?;
         let held_out = data.eval.as_ref().map(|_| Source::Read(&held_out));
         return Ok(super::trl::rows(job, Source::Read(&train), held_out)?);

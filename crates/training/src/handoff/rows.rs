@@ -217,6 +217,16 @@ fn labelled(ids: &[u32], mask: &[bool]) -> Value {
     json!({"input_ids": ids, "labels": labels})
 }
 
+/// Refuses a label that is not hard: the engines' reward models take every chosen answer for the better one.
+pub(super) fn hard_label(row: &Value) -> Result<(), String> {
+    match row.get("p_chosen").and_then(Value::as_f64) {
+        Some(p) if p != 1.0 => {
+            Err(format!("has p_chosen = {p}, which the engine would take for 1; --engine local learns it"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// These keys of a row, those it has.
 pub(super) fn only(row: &Value, keys: &[&str]) -> Value {
     let kept: Map<String, Value> =

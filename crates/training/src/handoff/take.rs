@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{HandoffError, Job, Plan, events};
+use super::{HandoffError, Job, Method, Plan, events};
+use crate::recipe::RewardObjective;
 
 /// What was taken back.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +36,16 @@ pub fn take_back(job: &Job, plan: &Plan) -> Result<Taken, HandoffError> {
     fs::create_dir_all(&partial).map_err(HandoffError::io(&partial))?;
     for name in names.iter().filter(|n| belongs(n)) {
         fs::copy(from.join(name), partial.join(name)).map_err(HandoffError::io(from.join(name)))?;
+    }
+    if job.method == Method::Reward {
+        // The engines' reward models are scalars of Bradley and Terry's loss.
+        let objective = RewardObjective {
+            center_rewards_coefficient: job.loss.center_rewards_coefficient.unwrap_or(0.0),
+            ..RewardObjective::default()
+        };
+        let path = partial.join("reward.json");
+        let text = json!({"schema": "cycle.reward/1", "objective": objective}).to_string();
+        fs::write(&path, text).map_err(HandoffError::io(&path))?;
     }
     if weights.exists() {
         fs::remove_dir_all(&weights).map_err(HandoffError::io(&weights))?;

@@ -335,6 +335,9 @@ fn limits(job: &Job, command: &str, form: Form) -> Result<(), HandoffError> {
 /// A row in the form the command reads.
 fn turn(job: &Job, command: &str, form: Form, row: Value) -> Result<Vec<Value>, String> {
     let all = job.loss.loss_on == LossOn::All;
+    if command == "reward" {
+        rows::hard_label(&row)?;
+    }
     Ok(match (command, form) {
         ("sft", Form::Ids) => vec![rows::with_labels(&row, job.loss.loss_on)?],
         ("sft", Form::Completion) => vec![rows::only(&row, &["prompt", "completion"])],

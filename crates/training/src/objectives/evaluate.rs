@@ -33,18 +33,7 @@ impl Objective {
             let missing = |what: &str| format!("{}: pair {} {what}", self.name(), i + 1);
             complete(&pair.chosen, needs).map_err(|e| missing(&format!("(chosen) {e}")))?;
             complete(&pair.rejected, needs).map_err(|e| missing(&format!("(rejected) {e}")))?;
-            let t = &pair.targets;
-            // `sppo_single` alone compares the two answers with each other.
-            let single = self.terms.iter().all(|t| t.entry.name == "sppo_single");
-            if needs.scores && (t.score_chosen.is_none() || t.score_rejected.is_none()) {
-                return Err(missing("has no score_chosen and score_rejected"));
-            }
-            if needs.probabilities && (t.p_chosen.is_none() || (t.p_rejected.is_none() && !single)) {
-                return Err(missing("has no p_chosen and p_rejected"));
-            }
-            if needs.margins && t.margin.is_none() {
-                return Err(missing("has no margin"));
-            }
+            pair.targets.check(needs).map_err(|e| missing(&e))?;
         }
         let n = pairs.len() as f64;
         let (rows, slopes): (Vec<Row>, Vec<(f64, f64)>) = pairs.iter().map(|p| self.row(p, needs)).unzip();

@@ -57,6 +57,30 @@ pub struct Targets {
     pub margin: Option<f64>,
 }
 
+impl Targets {
+    /// What of [`Needs`] is missing, or is no number that it can be.
+    ///
+    /// # Errors
+    /// The names of what is missing; or the name, the value and the range.
+    pub fn check(&self, needs: &Needs) -> Result<(), String> {
+        let lacks = [
+            (needs.scores, [self.score_chosen, self.score_rejected], "score_chosen and score_rejected"),
+            (needs.probabilities && !needs.both_probabilities, [self.p_chosen; 2], "p_chosen"),
+            (needs.both_probabilities, [self.p_chosen, self.p_rejected], "p_chosen and p_rejected"),
+            (needs.margins, [self.margin; 2], "margin"),
+        ];
+        if let Some((_, _, names)) = lacks.iter().find(|(needed, v, _)| *needed && v.contains(&None)) {
+            return Err(format!("has no {names}"));
+        }
+        for (name, p) in [("p_chosen", self.p_chosen), ("p_rejected", self.p_rejected)] {
+            if let Some(p) = p.filter(|p| !(0.0..=1.0).contains(p)) {
+                return Err(format!("has {name} = {p}; a probability lies in [0, 1]"));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A preferred completion and a worse one of the same prompt.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pair {
@@ -134,8 +158,10 @@ pub struct Needs {
     pub mismatched: bool,
     /// `score_chosen` and `score_rejected`.
     pub scores: bool,
-    /// `p_chosen` and, but for `sppo_single`, `p_rejected`.
+    /// `p_chosen`.
     pub probabilities: bool,
+    /// `p_rejected`: all that take `p_chosen`, but for `sppo_single`, which compares the two answers with each other.
+    pub both_probabilities: bool,
     /// `margin`.
     pub margins: bool,
     /// Statistics of the batch enter the loss: gradient accumulation changes it.

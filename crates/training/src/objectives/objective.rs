@@ -144,6 +144,7 @@ impl Objective {
             needs.mismatched |= entry.mismatched;
             needs.scores |= entry.scores;
             needs.probabilities |= entry.probabilities;
+            needs.both_probabilities |= entry.both_probabilities;
             needs.margins |= entry.margins;
             needs.whole_batch |= matches!(term.entry.form, Form::Batch(_) | Form::Shifted(_))
                 || (!entry.pairs && entry.whole_batch);

@@ -66,6 +66,7 @@ const NONE: Needs = Needs {
     mismatched: false,
     scores: false,
     probabilities: false,
+    both_probabilities: false,
     margins: false,
     whole_batch: false,
 };
@@ -74,7 +75,7 @@ const POLICY: Needs = Needs { pairs: true, ..NONE };
 const POLICY_NLL: Needs = Needs { whole_batch: true, ..POLICY };
 const REFERENCE: Needs = Needs { reference: true, ..POLICY };
 const SCORES: Needs = Needs { scores: true, ..REFERENCE };
-const PROBABILITIES: Needs = Needs { probabilities: true, ..REFERENCE };
+const PROBABILITIES: Needs = Needs { probabilities: true, both_probabilities: true, ..REFERENCE };
 const BATCH: Needs = Needs { whole_batch: true, ..REFERENCE };
 const SINGLE: Needs = Needs { reference: true, ..NONE };
 
@@ -237,7 +238,8 @@ static TABLE: [Entry; 38] = [
         &[BETA, ("eta", 1.0)], PLAIN, "β² times sppo at η = 1", Form::Pair(self_play::gpo_scaled)),
     entry("sppo", "self_play", "½[(h_c − (P_c − ½)/β)² + (h_r − (P_r − ½)/β)²]", PROBABILITIES, &[("beta", 1e-3)],
         PLAIN, "2405.00675; uclaml/SPPO", Form::Pair(self_play::sppo)),
-    entry("sppo_single", "self_play", "½[(h_c − (P − ½)/β)² + (h_r + (P − ½)/β)²], P = P(c ≻ r)", PROBABILITIES,
+    entry("sppo_single", "self_play", "½[(h_c − (P − ½)/β)² + (h_r + (P − ½)/β)²], P = P(c ≻ r)",
+        Needs { both_probabilities: false, ..PROBABILITIES },
         &[("beta", 1e-3)], PLAIN, "uclaml/SPPO", Form::Pair(self_play::sppo_single)),
     entry("dno", "self_play", "−σ(P_c−P_r) log σ(ηD) − σ(P_r−P_c) log σ(−ηD)", PROBABILITIES, &[("eta", 0.1)], PLAIN,
         "2404.03715 eq. 8", Form::Pair(self_play::dno)),

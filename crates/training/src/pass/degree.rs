@@ -42,8 +42,10 @@ impl Degradation {
         Self { rake: Rake::default(), settings: settings.clone(), seed, tokenizer: tokenizer.clone(), eos }
     }
 
-    /// Token ids of the degraded versions, degrees 1, 2, …; none if the text has too few phrases.
-    fn versions(&self, row: usize, text: &str) -> Result<Vec<Vec<u32>>, TrainError> {
+    /// Token ids of the degraded versions of an answer, degrees 1, 2, …; none if the text has too few phrases. They end as
+    /// the answer does, and are no longer than it: nothing but the phrases tells them apart.
+    fn versions(&self, row: usize, text: &str, answer: &[u32]) -> Result<Vec<Vec<u32>>, TrainError> {
+        let ends = answer.last() == self.eos.as_ref();
         let removal = match self.settings.removal {
             Removal::Keywords => rake::Removal::Key,
             Removal::Random => rake::Removal::Random(self.seed ^ row as u64),
@@ -57,7 +59,8 @@ impl Degradation {
             .skip(1)
             .map(|text| {
                 let mut ids = self.tokenizer.encode(text)?;
-                ids.extend(self.eos);
+                ids.extend(self.eos.filter(|_| ends));
+                ids.truncate(answer.len());
                 Ok(ids)
             })
             .collect()
@@ -86,8 +89,8 @@ pub(super) fn place(
                 pair.row
             )));
         };
-        for (text, answer) in texts.iter().zip(*answers) {
-            let versions = degradation.versions(pair.row, text)?;
+        for ((text, ids), answer) in texts.iter().zip([&pair.chosen, &pair.rejected]).zip(*answers) {
+            let versions = degradation.versions(pair.row, text, ids)?;
             if versions.is_empty() {
                 continue;
             }

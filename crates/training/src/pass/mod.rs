@@ -1,4 +1,4 @@
-//! One micro-batch: rows → packed batch → forward → loss → gradients.
+//! One optimiser step: micro-batches of rows → packed batch → forward → loss → gradients.
 
 mod degree;
 mod preference;
@@ -6,6 +6,7 @@ mod reward;
 mod supervised;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use models::Gradients;
 
@@ -18,21 +19,41 @@ use crate::reference::ReferenceCache;
 
 pub(crate) use degree::Degradation;
 
-/// What a micro-batch gives.
+/// What a step gives.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    /// Its share of the step's loss.
+    /// The step's loss.
     pub(crate) loss: f64,
-    /// Its share of the step's gradient.
+    /// The step's gradient: every micro-batch adds to the same numbers.
     pub(crate) gradients: Gradients,
-    /// Means over its rows.
-    pub(crate) metrics: BTreeMap<String, f64>,
+    metrics: BTreeMap<String, (f64, f64)>,
     /// Lines of the rows whose numbers are not finite.
     pub(crate) broken: Vec<usize>,
     /// What the objective remembers.
     pub(crate) state: State,
     /// Reference log-probabilities that were computed.
     pub(crate) references: Vec<(usize, Vec<Vec<f32>>)>,
+}
+
+impl Outcome {
+    /// Adds a metric of a share of the step. One that this share has nothing to say about is not added at all.
+    fn metric(&mut self, name: &str, value: f64, share: f64) {
+        let (sum, weight) = self.metrics.entry(name.into()).or_default();
+        *sum += share * value;
+        *weight += share;
+    }
+
+    /// Means over the shares that had the metric.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        let mut all: BTreeMap<String, f64> =
+            self.metrics.iter().map(|(name, (sum, weight))| (name.clone(), sum / weight)).collect();
+        // Single answers: a share may have held one label alone.
+        let of = |name: &str| all.get(name).copied();
+        if let (Some(chosen), Some(rejected)) = (of("rewards/chosen"), of("rewards/rejected")) {
+            all.insert("rewards/margins".into(), chosen - rejected);
+        }
+        all
+    }
 }
 
 /// The loss in force.
@@ -57,25 +78,69 @@ impl Loss {
     }
 }
 
+/// The rows of a step and what its micro-batches share.
+pub(crate) struct Step<'a> {
+    /// Micro-batches, never empty.
+    pub(crate) batches: &'a [Vec<Row>],
+    pub(crate) state: State,
+    pub(crate) cache: &'a ReferenceCache,
+    /// Without gradients: held-out rows.
+    pub(crate) only_loss: bool,
+    pub(crate) degrade: Option<&'a Degradation>,
+    /// Set when nobody waits for the outcome any more.
+    pub(crate) stop: &'a AtomicBool,
+}
+
+impl Step<'_> {
+    /// Errs where nobody waits any more.
+    fn wanted(&self) -> Result<(), TrainError> {
+        if self.stop.load(Ordering::Relaxed) { Err(TrainError::Interrupted(0)) } else { Ok(()) }
+    }
+}
+
 /// A micro-batch and its place in the step.
 pub(crate) struct Micro<'a> {
     pub(crate) rows: &'a [Row],
     /// Tokens that count in the whole step (supervised losses are exact in tokens).
     pub(crate) counted: usize,
-    /// Micro-batches of the step (other losses are the mean of theirs).
+    /// Its part of the step: losses that are means over rows are the mean of the micro-batches'.
     pub(crate) share: f64,
-    pub(crate) state: State,
     pub(crate) cache: &'a ReferenceCache,
     /// Without gradients: held-out rows.
     pub(crate) only_loss: bool,
     pub(crate) degrade: Option<&'a Degradation>,
 }
 
-/// Loss and gradients of a micro-batch.
-pub(crate) fn run(network: &Network, loss: &Loss, micro: &Micro<'_>) -> Result<Outcome, TrainError> {
-    match loss {
-        Loss::Sft(objective) => supervised::run(network, objective, micro),
-        Loss::Preference(objective) => preference::run(network, objective, micro),
-        Loss::Reward => reward::run(network, micro),
+/// Loss and gradients of a step. How its rows fall into micro-batches changes memory and time, not the result: where an
+/// objective looks at the whole batch, it is given the whole step.
+pub(crate) fn run(network: &Network, loss: &Loss, step: &Step<'_>) -> Result<Outcome, TrainError> {
+    let mut outcome = Outcome { state: step.state.clone(), ..Outcome::default() };
+    let counted = step.batches.iter().flatten().map(Row::counted).sum();
+    let micros: Vec<Micro<'_>> = step
+        .batches
+        .iter()
+        .map(|rows| Micro {
+            rows,
+            counted,
+            share: 1.0 / step.batches.len() as f64,
+            cache: step.cache,
+            only_loss: step.only_loss,
+            degrade: step.degrade,
+        })
+        .collect();
+    if let Loss::Preference(objective) = loss {
+        preference::run(network, objective, &micros, &|| step.wanted(), &mut outcome)?;
+        return Ok(outcome);
     }
+    for micro in &micros {
+        step.wanted()?;
+        match loss {
+            Loss::Sft(objective) => supervised::run(network, objective, micro, &mut outcome)?,
+            Loss::Preference(_) | Loss::Reward => reward::run(network, micro, &mut outcome)?,
+        }
+        if !outcome.loss.is_finite() {
+            break;
+        }
+    }
+    Ok(outcome)
 }

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use kernels::{TokenGradient, TokenLogProbs};
-use models::{Keep, TrainableDecoder};
+use models::{Keep, Pass, TrainableDecoder};
 
 use super::{Micro, Outcome, degree};
 use crate::data::{AnswerRow, PairRow, Row};
 use crate::error::TrainError;
 use crate::network::{Network, head_backward, logprobs};
-use crate::objectives::{Answer, Batch, Labelled, Loss, Objective, Pair};
+use crate::objectives::{Answer, Batch, Gradient, Labelled, Loss, Needs, Objective, Pair};
 use crate::packing::{PackedAnswer, Packing};
 
 /// A row's answers in the packed batch.
@@ -20,13 +20,103 @@ struct Placed {
     answers: Vec<PackedAnswer>,
 }
 
+/// Micro-batches one after the other. An objective that looks at the whole batch is evaluated on the whole step: its
+/// log-probabilities are computed first, without gradients, and each micro-batch then sends its part of the gradient back.
 pub(super) fn run(
     network: &Network,
     objective: &Objective,
-    micro: &Micro<'_>,
-) -> Result<Outcome, TrainError> {
-    let decoder = network.decoder();
+    micros: &[Micro<'_>],
+    wanted: &dyn Fn() -> Result<(), TrainError>,
+    outcome: &mut Outcome,
+) -> Result<(), TrainError> {
     let needs = objective.needs();
+    if micros.len() == 1 || !needs.whole_batch {
+        for micro in micros {
+            wanted()?;
+            let seen = see(network, needs, micro, !micro.only_loss, outcome)?;
+            let mismatched = mismatched(network, objective, &[micro.rows])?;
+            let loss = evaluate(objective, micro.rows.iter(), seen.answers.iter(), &mismatched, outcome)?;
+            outcome.loss += loss.value * micro.share;
+            for (name, value) in &loss.metrics {
+                outcome.metric(name, *value, micro.share * speaks(name, micro.rows));
+            }
+            finish(network, micro, seen, &loss.gradients, micro.share, outcome)?;
+            if !outcome.loss.is_finite() {
+                break;
+            }
+        }
+        return Ok(());
+    }
+    let mut answers = Vec::new();
+    for micro in micros {
+        wanted()?;
+        answers.extend(see(network, needs, micro, false, outcome)?.answers);
+    }
+    let rows: Vec<&[Row]> = micros.iter().map(|m| m.rows).collect();
+    let mismatched = mismatched(network, objective, &rows)?;
+    let all = micros.iter().flat_map(|m| m.rows);
+    let loss = evaluate(objective, all, answers.iter(), &mismatched, outcome)?;
+    outcome.loss += loss.value;
+    for (name, value) in &loss.metrics {
+        outcome.metric(name, *value, 1.0);
+    }
+    let only_loss = micros.iter().all(|m| m.only_loss);
+    if !loss.value.is_finite() || only_loss && network.degree.is_none() {
+        return Ok(());
+    }
+    // Chosen answers of the step stand before the rejected ones.
+    let n: usize = micros.iter().map(|m| m.rows.len()).sum();
+    let mut first = 0;
+    for micro in micros {
+        wanted()?;
+        let of = first..first + micro.rows.len();
+        first = of.end;
+        let mut gradients = loss.gradients[of.clone()].to_vec();
+        if needs.pairs {
+            gradients.extend_from_slice(&loss.gradients[n + of.start..n + of.end]);
+        }
+        // What the loss asked for has been used; its gradient needs the policy alone.
+        let needs = Needs { reference: false, square_sums: false, ..needs };
+        let seen = see(network, needs, micro, !only_loss, outcome)?;
+        finish(network, micro, seen, &gradients, 1.0, outcome)?;
+    }
+    Ok(())
+}
+
+/// The share of rows that a metric is a mean over: of single answers, those of its label.
+fn speaks(metric: &str, rows: &[Row]) -> f64 {
+    let share = |good: bool| {
+        let labels =
+            rows.iter().filter_map(|r| if let Row::Answer(r) = r { Some(r.desirable) } else { None });
+        let (of, all) = labels.fold((0.0, 0.0), |(of, n), l| (of + f64::from(u8::from(l == good)), n + 1.0));
+        if all > 0.0 { of / all } else { 1.0 }
+    };
+    match metric.rsplit('/').next() {
+        Some("chosen") => share(true),
+        Some("rejected") => share(false),
+        _ => 1.0,
+    }
+}
+
+/// What the policy says of a micro-batch's answers.
+struct Seen {
+    packing: Packing,
+    placed: Vec<Placed>,
+    versions: Option<Vec<degree::Version>>,
+    pass: Pass,
+    predictions: usize,
+    /// In the order of the rows, a pair's chosen one first.
+    answers: Vec<Answer>,
+}
+
+fn see(
+    network: &Network,
+    needs: Needs,
+    micro: &Micro<'_>,
+    differentiated: bool,
+    outcome: &mut Outcome,
+) -> Result<Seen, TrainError> {
+    let decoder = network.decoder();
     let mut packing = Packing::default();
     let placed = place(&mut packing, decoder, micro.rows, needs.prompt);
     let versions = match (&network.degree, micro.degrade) {
@@ -35,80 +125,100 @@ pub(super) fn run(
         }
         _ => None,
     };
-    let mut outcome = Outcome { state: micro.state.clone(), ..Outcome::default() };
-    let references = references(network, micro, &packing, &placed, needs.reference, &mut outcome)?;
-    let pass = if micro.only_loss {
-        decoder.forward(&packing.batch, true, Keep::Nothing)?
-    } else {
+    let references = references(network, micro, &packing, &placed, needs.reference, outcome)?;
+    let pass = if differentiated {
         network.forward(&packing.batch)?
+    } else {
+        decoder.forward(&packing.batch, true, Keep::Nothing)?
     };
     let tokens = logprobs(decoder, &pass.hidden, &packing, needs.square_sums)?;
-    let mut answers = placed.iter().zip(references).flat_map(|(p, mut references)| {
+    let mut answers = Vec::new();
+    for (p, mut references) in placed.iter().zip(references) {
         references.resize(p.answers.len(), Vec::new());
-        let tokens = &tokens;
-        p.answers.iter().zip(references).enumerate().map(move |(i, (a, reference))| Answer {
-            policy: values(&tokens[a.predictions.clone()], |t| t.target),
-            reference,
-            prompt: if i == 0 { values(&tokens[p.prompt.clone()], |t| t.target) } else { Vec::new() },
-            square_sums: if needs.square_sums {
-                values(&tokens[a.predictions.clone()], |t| t.square_sum)
-            } else {
-                Vec::new()
-            },
-        })
-    });
-    let loss = if needs.pairs {
-        let pairs: Vec<Pair> = micro
-            .rows
-            .iter()
-            .filter_map(|row| match row {
-                Row::Pair(row) => {
-                    Some(Pair { chosen: answers.next()?, rejected: answers.next()?, targets: row.targets })
+        for (i, (a, reference)) in p.answers.iter().zip(references).enumerate() {
+            let tokens_of = &tokens[a.predictions.clone()];
+            let prompt = if i == 0 { p.prompt.clone() } else { 0..0 };
+            answers.push(Answer {
+                policy: values(tokens_of, |t| t.target),
+                reference,
+                prompt: values(&tokens[prompt], |t| t.target),
+                square_sums: if needs.square_sums { values(tokens_of, |t| t.square_sum) } else { Vec::new() },
+            });
+        }
+        let finite = |t: &TokenLogProbs| t.target.is_finite();
+        let whole = p.answers.iter().all(|a| tokens[a.predictions.clone()].iter().all(finite));
+        if !whole && !outcome.broken.contains(&p.row) {
+            outcome.broken.push(p.row);
+        }
+    }
+    Ok(Seen { packing, placed, versions, pass, predictions: tokens.len(), answers })
+}
+
+/// The objective of rows, whose answers come in the same order.
+fn evaluate<'a>(
+    objective: &Objective,
+    rows: impl Iterator<Item = &'a Row>,
+    answers: impl Iterator<Item = &'a Answer>,
+    mismatched: &[(f64, f64)],
+    outcome: &mut Outcome,
+) -> Result<Loss, TrainError> {
+    let mut answers = answers.cloned();
+    let (mut pairs, mut labelled) = (Vec::new(), Vec::new());
+    for row in rows {
+        match row {
+            Row::Pair(row) => {
+                if let (Some(chosen), Some(rejected)) = (answers.next(), answers.next()) {
+                    pairs.push(Pair { chosen, rejected, targets: row.targets });
                 }
-                _ => None,
-            })
-            .collect();
-        objective.evaluate(&Batch::Pairs(&pairs), &mut outcome.state)
+            }
+            Row::Answer(row) => {
+                labelled.extend(answers.next().map(|answer| Labelled { answer, desirable: row.desirable }));
+            }
+            Row::Text(_) => {}
+        }
+    }
+    let batch = if objective.needs().pairs {
+        Batch::Pairs(&pairs)
     } else {
-        let rows: Vec<Labelled> = micro
-            .rows
-            .iter()
-            .filter_map(|row| match row {
-                Row::Answer(row) => Some(Labelled { answer: answers.next()?, desirable: row.desirable }),
-                _ => None,
-            })
-            .collect();
-        let mismatched = if needs.mismatched { mismatched(network, micro.rows)? } else { Vec::new() };
-        objective.evaluate(&Batch::Labelled { rows: &rows, mismatched: &mismatched }, &mut outcome.state)
+        Batch::Labelled { rows: &labelled, mismatched }
     };
-    let loss = loss.map_err(TrainError::Recipe)?;
-    outcome.loss = loss.value * micro.share;
-    outcome.metrics = loss.metrics.clone();
-    let finite = |t: &TokenLogProbs| t.target.is_finite();
-    let whole = |p: &Placed| p.answers.iter().all(|a| tokens[a.predictions.clone()].iter().all(finite));
-    outcome.broken = placed.iter().filter(|p| !whole(p)).map(|p| p.row).collect();
-    let degrees = match (&network.degree, &versions) {
+    objective.evaluate(&batch, &mut outcome.state).map_err(TrainError::Recipe)
+}
+
+/// Degrees of a micro-batch, and its gradients by answer sent back through the decoder.
+fn finish(
+    network: &Network,
+    micro: &Micro<'_>,
+    seen: Seen,
+    gradients: &[Gradient],
+    share: f64,
+    outcome: &mut Outcome,
+) -> Result<(), TrainError> {
+    let decoder = network.decoder();
+    let degrees = match (&network.degree, &seen.versions) {
         (Some(head), Some(versions)) => {
-            let made = degree::loss(head, &pass.hidden, versions, micro.share, &mut outcome.gradients)?;
-            outcome.metrics.insert("degree_loss".into(), made.value);
-            outcome.metrics.insert("degree_accuracy".into(), made.accuracy);
+            let hidden = &seen.pass.hidden;
+            let made = degree::loss(head, hidden, versions, micro.share, &mut outcome.gradients)?;
+            outcome.metric("degree_loss", made.value, micro.share);
+            outcome.metric("degree_accuracy", made.accuracy, micro.share);
             outcome.loss += micro.share * head.settings.weight * made.value;
             Some(made.hidden)
         }
         _ => None,
     };
     if micro.only_loss {
-        return Ok(outcome);
+        return Ok(());
     }
-    let spread = spread(&loss, &placed, tokens.len(), needs.pairs, micro.share);
+    let spread = spread(gradients, &seen.placed, seen.predictions, share);
     let gradient = |row: usize, _: &TokenLogProbs| TokenGradient { target: spread[row], mean: 0.0 };
+    let Seen { packing, pass, .. } = seen;
     let (_, mut grad) =
         head_backward(decoder, &pass.hidden, &packing, false, &gradient, &mut outcome.gradients)?;
     if let Some(degrees) = degrees {
         grad = (grad + degrees)?;
     }
     decoder.backward(&packing.batch, pass, &grad, &mut outcome.gradients)?;
-    Ok(outcome)
+    Ok(())
 }
 
 fn values(tokens: &[TokenLogProbs], f: impl Fn(&TokenLogProbs) -> f32) -> Vec<f64> {
@@ -169,32 +279,47 @@ fn references(
     Ok(all)
 }
 
-/// Summed log-probabilities (policy, reference) of every prompt with the answer of the row before it, for KTO's z.
-fn mismatched(network: &Network, rows: &[Row]) -> Result<Vec<(f64, f64)>, TrainError> {
-    let answers: Vec<&AnswerRow> =
-        rows.iter().filter_map(|r| if let Row::Answer(r) = r { Some(r) } else { None }).collect();
-    let mut packing = Packing::default();
-    let mut spans = Vec::new();
-    for (i, row) in answers.iter().enumerate() {
-        let other = answers[(i + answers.len() - 1) % answers.len()];
-        let (_, placed) = packing.answers(network.decoder(), &row.prompt, &[&other.completion], false);
-        spans.extend(placed.into_iter().map(|a| a.predictions));
+/// Summed log-probabilities (policy, reference) of every prompt with the answer of the row before it in the step, for
+/// KTO's z; none where the objective has no use for them.
+fn mismatched(
+    network: &Network,
+    objective: &Objective,
+    batches: &[&[Row]],
+) -> Result<Vec<(f64, f64)>, TrainError> {
+    if !objective.needs().mismatched {
+        return Ok(Vec::new());
     }
-    let sums = |decoder: &TrainableDecoder, adapters: bool| -> Result<Vec<f64>, TrainError> {
-        let pass = decoder.forward(&packing.batch, adapters, Keep::Nothing)?;
-        let tokens = logprobs(decoder, &pass.hidden, &packing, false)?;
-        Ok(spans.iter().map(|s| values(&tokens[s.clone()], |t| t.target).iter().sum()).collect())
-    };
-    let policy = sums(network.decoder(), true)?;
-    let reference = match network.reference() {
-        Some((decoder, adapters)) => sums(decoder, adapters)?,
-        None => vec![0.0; policy.len()],
-    };
-    Ok(policy.into_iter().zip(reference).collect())
+    let of = |row: &Row| if let Row::Answer(row) = row { Some(row.clone()) } else { None };
+    let answers: Vec<AnswerRow> = batches.iter().copied().flatten().filter_map(of).collect();
+    let mut all = Vec::with_capacity(answers.len());
+    let mut first = 0;
+    for batch in batches {
+        let mut packing = Packing::default();
+        let mut spans = Vec::new();
+        for i in first..first + batch.len() {
+            let other = &answers[(i + answers.len() - 1) % answers.len()];
+            let (prompt, completion) = (&answers[i].prompt, &other.completion);
+            let (_, placed) = packing.answers(network.decoder(), prompt, &[completion], false);
+            spans.extend(placed.into_iter().map(|a| a.predictions));
+        }
+        first += batch.len();
+        let sums = |decoder: &TrainableDecoder, adapters: bool| -> Result<Vec<f64>, TrainError> {
+            let pass = decoder.forward(&packing.batch, adapters, Keep::Nothing)?;
+            let tokens = logprobs(decoder, &pass.hidden, &packing, false)?;
+            Ok(spans.iter().map(|s| values(&tokens[s.clone()], |t| t.target).iter().sum()).collect())
+        };
+        let policy = sums(network.decoder(), true)?;
+        let reference = match network.reference() {
+            Some((decoder, adapters)) => sums(decoder, adapters)?,
+            None => vec![0.0; policy.len()],
+        };
+        all.extend(policy.into_iter().zip(reference));
+    }
+    Ok(all)
 }
 
-/// Gradients by prediction, out of those by answer.
-fn spread(loss: &Loss, placed: &[Placed], predictions: usize, pairs: bool, share: f64) -> Vec<f32> {
+/// Gradients by prediction, out of those by answer: first answers of all rows, then second ones.
+fn spread(gradients: &[Gradient], placed: &[Placed], predictions: usize, share: f64) -> Vec<f32> {
     let mut all = vec![0f32; predictions];
     let mut put = |span: &Range<usize>, values: &[f64]| {
         for (at, v) in span.clone().zip(values) {
@@ -204,7 +329,7 @@ fn spread(loss: &Loss, placed: &[Placed], predictions: usize, pairs: bool, share
     let n = placed.len();
     for (i, p) in placed.iter().enumerate() {
         for (j, answer) in p.answers.iter().enumerate() {
-            let gradient = &loss.gradients[if pairs { j * n + i } else { i }];
+            let gradient = &gradients[j * n + i];
             put(&answer.predictions, &gradient.policy);
             if j == 0 {
                 put(&p.prompt, &gradient.prompt);

@@ -22,7 +22,7 @@ struct Ends {
     score: f64,
 }
 
-pub(super) fn run(network: &Network, micro: &Micro<'_>) -> Result<Outcome, TrainError> {
+pub(super) fn run(network: &Network, micro: &Micro<'_>, outcome: &mut Outcome) -> Result<(), TrainError> {
     let decoder = network.decoder();
     let Some(head) = &network.head else {
         return Err(TrainError::Recipe("a reward model without a head".into()));
@@ -57,7 +57,6 @@ pub(super) fn run(network: &Network, micro: &Micro<'_>) -> Result<Outcome, Train
     };
     let states = pick(&index)?;
     let values = head.value.forward(&states)?;
-    let mut outcome = Outcome { state: micro.state.clone(), ..Outcome::default() };
     let share = micro.share / ends.len().max(1) as f64;
     let gate = match &head.comparison {
         Comparison::Vectors(_, Some(gate)) => Some((gate, pick(&gate_index)?)),
@@ -67,15 +66,15 @@ pub(super) fn run(network: &Network, micro: &Micro<'_>) -> Result<Outcome, Train
         Some((gate, states)) => gate.forward(states)?,
         None => vec![Vec::new(); ends.len()],
     };
-    let (d_values, d_logits) = compare(head, &ends, &values, &logits, share, &mut outcome)?;
-    outcome.broken = ends
+    let (d_values, d_logits) = compare(head, &ends, &values, &logits, share, outcome)?;
+    let broken = ends
         .iter()
         .zip(values.chunks(ends.first().map_or(1, |e| e.answers.len())))
         .filter(|(_, v)| !v.iter().flatten().all(|x| x.is_finite()))
-        .map(|(e, _)| e.row)
-        .collect();
+        .map(|(e, _)| e.row);
+    outcome.broken.extend(broken);
     if micro.only_loss {
-        return Ok(outcome);
+        return Ok(());
     }
     let back = head.value.backward(&states, &d_values, &mut outcome.gradients)?;
     let (tokens, width) = pass.hidden.dims2()?;
@@ -94,7 +93,7 @@ pub(super) fn run(network: &Network, micro: &Micro<'_>) -> Result<Outcome, Train
         let grad = grad.to_device(pass.hidden.device())?;
         decoder.backward(&packing.batch, pass, &grad, &mut outcome.gradients)?;
     }
-    Ok(outcome)
+    Ok(())
 }
 
 type Gradients = (Vec<Vec<f64>>, Vec<Vec<f64>>);
@@ -121,7 +120,7 @@ fn compare(
                 squares += 2.0 * loss / n;
                 d_values.push(vec![share * slope]);
             }
-            outcome.metrics.insert("mse".into(), squares);
+            outcome.metric("mse", squares, share * n);
             return Ok((d_values, d_logits));
         }
         Comparison::Scalar(bt) => {
@@ -149,7 +148,7 @@ fn compare(
             }
         }
     }
-    outcome.metrics.insert("accuracy".into(), right);
-    outcome.metrics.insert("margin".into(), margins);
+    outcome.metric("accuracy", right, share * n);
+    outcome.metric("margin", margins, share * n);
     Ok((d_values, d_logits))
 }

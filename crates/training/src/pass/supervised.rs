@@ -14,7 +14,8 @@ pub(super) fn run(
     network: &Network,
     objective: &SftObjective,
     micro: &Micro<'_>,
-) -> Result<Outcome, TrainError> {
+    outcome: &mut Outcome,
+) -> Result<(), TrainError> {
     let decoder = network.decoder();
     let mut packing = Packing::default();
     let mut spans = Vec::new();
@@ -33,7 +34,6 @@ pub(super) fn run(
         };
         TokenGradient { target: -weight * (1.0 - smoothing), mean: -weight * smoothing }
     };
-    let mut outcome = Outcome { state: micro.state.clone(), ..Outcome::default() };
     let tokens = if micro.only_loss {
         let pass = decoder.forward(&packing.batch, true, Keep::Nothing)?;
         logprobs(decoder, &pass.hidden, &packing, statistics)?
@@ -49,11 +49,16 @@ pub(super) fn run(
         let weight = if objective.loss_type == TokenLoss::Dft { own.exp() } else { 1.0 };
         -weight * ((1.0 - objective.label_smoothing) * own + objective.label_smoothing * mean)
     };
-    outcome.loss = tokens.iter().map(value).sum::<f64>() / micro.counted.max(1) as f64;
+    outcome.loss += tokens.iter().map(value).sum::<f64>() / micro.counted.max(1) as f64;
     let hits = tokens.iter().filter(|t| t.hit).count();
-    outcome.metrics.insert("mean_token_accuracy".into(), hits as f64 / tokens.len().max(1) as f64);
+    outcome.metric("mean_token_accuracy", hits as f64 / tokens.len().max(1) as f64, micro.share);
+    if statistics || objective.loss_type != TokenLoss::Nll {
+        // The loss is then no likelihood; this is.
+        let sum: f64 = tokens.iter().map(|t| f64::from(t.target)).sum();
+        outcome.metric("nll", -sum / tokens.len().max(1) as f64, micro.share);
+    }
     let finite = |t: &TokenLogProbs| t.target.is_finite();
-    outcome.broken =
-        spans.into_iter().filter(|(_, s)| !tokens[s.clone()].iter().all(finite)).map(|(r, _)| r).collect();
-    Ok(outcome)
+    let broken = spans.into_iter().filter(|(_, s)| !tokens[s.clone()].iter().all(finite)).map(|(r, _)| r);
+    outcome.broken.extend(broken);
+    Ok(())
 }

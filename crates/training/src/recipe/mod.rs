@@ -289,6 +289,27 @@ pub struct RewardObjective {
     pub freeze_trunk: bool,
 }
 
+impl RewardObjective {
+    /// A setting that its head has no use for and that is not left at its default.
+    fn stray(&self) -> Option<&'static str> {
+        let plain = Self::default();
+        let gpm = self.name == RewardName::Gpm;
+        let others = [
+            ("dim", !gpm && self.dim != plain.dim),
+            ("gate", !gpm && self.gate != plain.gate),
+            ("l2", !gpm && self.l2 != plain.l2),
+            ("scalar", !gpm && self.scalar != plain.scalar),
+            (
+                "center_rewards_coefficient",
+                self.name != RewardName::Bt && self.center_rewards_coefficient != 0.0,
+            ),
+            ("tau", self.name == RewardName::Regression && self.tau.is_some()),
+            ("target", self.name == RewardName::Regression && self.target.is_some()),
+        ];
+        others.into_iter().find(|(_, stray)| *stray).map(|(name, _)| name)
+    }
+}
+
 impl Default for RewardObjective {
     fn default() -> Self {
         Self {
@@ -485,6 +506,11 @@ impl Recipe {
         if o.max_steps.is_none() && o.num_train_epochs.is_none() {
             return bad("optimizer needs max_steps or num_train_epochs");
         }
+        if o.max_steps == Some(0) || o.num_train_epochs.is_some_and(|n| !(n > 0.0 && n.is_finite())) {
+            return bad(
+                "max_steps is at least 1, num_train_epochs above 0: a training without a step is none",
+            );
+        }
         if o.batch_size == 0 || o.gradient_accumulation_steps == 0 || self.data.max_length < 2 {
             return bad("batch_size and gradient_accumulation_steps are at least 1, max_length at least 2");
         }
@@ -508,9 +534,25 @@ impl Recipe {
                 return bad("a reference that follows needs a training of all parameters, without [lora]");
             }
         }
+        if let Some(degree) = &self.degree {
+            let positive = |x: f64| x.is_finite() && x > 0.0;
+            if degree.degrees == 0 || !positive(degree.weight) || !positive(degree.head_rate) {
+                return bad("degree.degrees is at least 1, degree.weight and degree.head_rate are above 0");
+            }
+        }
         match &self.objective {
             Objective::Sft(o) if !(0.0..1.0).contains(&o.label_smoothing) => {
                 bad("label_smoothing lies in [0, 1)")
+            }
+            Objective::Reward(o) if o.stray().is_some() => Err(TrainError::Recipe(
+                format!("{} belongs to another head than {:?}", o.stray().unwrap_or_default(), o.name)
+                    .to_lowercase(),
+            )),
+            Objective::Reward(o) if o.freeze_trunk && self.lora.is_some() => bad(
+                "freeze_trunk keeps the decoder as it is, [lora] trains an adapter of it: give one of them",
+            ),
+            Objective::Reward(o) if !(o.head_rate > 0.0 && o.head_rate.is_finite()) => {
+                bad("head_rate is above 0")
             }
             Objective::Reward(o) if o.dim < 2 || o.dim % 2 == 1 => bad("dim is an even number, at least 2"),
             Objective::Reward(o) if o.tau.is_some_and(|t| !(t > 0.0)) => bad("tau is above 0"),
@@ -518,6 +560,20 @@ impl Recipe {
                 let objective = crate::objectives::Objective::new(settings).map_err(TrainError::Recipe)?;
                 if self.reference.is_some() && !objective.needs().reference {
                     return bad("[reference] is given, but the objective has no reference");
+                }
+                if self.reference_model.is_some() && !objective.needs().reference {
+                    return bad("reference_model is given, but the objective has no reference");
+                }
+                if self.degree.is_some() && !objective.needs().pairs {
+                    return bad(
+                        "[degree] compares the two answers of a pair; this objective takes single answers",
+                    );
+                }
+                if objective.needs().mismatched && o.batch_size * o.gradient_accumulation_steps < 2 {
+                    return bad(
+                        "kto compares a prompt with another row's answer: a step needs at least 2 rows \
+                         (batch_size times gradient_accumulation_steps)",
+                    );
                 }
                 Ok(())
             }
