@@ -246,11 +246,7 @@ fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
     assert_eq!(merged.status.code(), Some(0), "{}", String::from_utf8_lossy(&merged.stderr));
     fails(&[&trl[..], &["model=\"policy\""]].concat(), 4, "without a command");
     fails(&["sample.server=\"http://127.0.0.1:9/v1#{policy}\"", "sample.patience=0"], 6, "127.0.0.1:9");
-    fails(
-        &["sample.server=\"http://127.0.0.1:9/v1#m\""],
-        4,
-        "every iteration would draw from the same model",
-    );
+    fails(&["sample.server=\"http://127.0.0.1:9/v1#m\""], 4, "what was trained would never be drawn from");
     let fluent = "reward={terms=[{name=\"mean\", weight=1.0}, {name=\"fluency\", weight=1.0}]}";
     fails(&["sample.server=\"http://127.0.0.1:9/v1#{policy}\"", fluent], 4, "the term fluency");
     home.fails(

@@ -65,12 +65,15 @@ fn checkpoints_of_another_model_or_of_other_rows_are_not_gone_on_from() {
     resume("model=first/final", "another model");
     // An adapter's checkpoint is not one of all parameters, and settings that decide the numbers stay what they were.
     resume("lora.r=4", "lora.");
-    resume("optimizer.learning_rate=0.5", "made with optimizer.learning_rate = ");
+    resume("optimizer.adam_beta1=0.5", "made with optimizer.adam_beta1 = ");
     resume("seed=9", "made with seed = ");
     // A longer training goes on.
     let args = ["train", "sft", "--config", "recipe.toml", "--out", "first", "--resume"];
-    let longer = home.run(&[&args[..], &["--set", "optimizer.max_steps=8"]].concat());
-    assert_eq!(longer.status.code(), Some(0), "{}", String::from_utf8_lossy(&longer.stderr));
+    let more = ["--set", "optimizer.max_steps=8", "--set", "optimizer.learning_rate=0.001"];
+    let longer = home.run(&[&args[..], &more].concat());
+    let said = String::from_utf8_lossy(&longer.stderr).into_owned();
+    assert_eq!(longer.status.code(), Some(0), "{said}");
+    assert!(said.contains("optimizer.learning_rate is 0.001 from here on"), "{said}");
     // Moments that are not those of the weights.
     let moments = |step: usize| home.path(&format!("first/checkpoint-{step}/optimizer.safetensors"));
     let path = moments(8);
@@ -79,7 +82,7 @@ fn checkpoints_of_another_model_or_of_other_rows_are_not_gone_on_from() {
     let short = tensors[&name].narrow(0, 0, 3).unwrap();
     tensors.insert(name, short);
     candle_core::safetensors::save(&tensors, &path).unwrap();
-    home.fails(&args, 4, "delete this checkpoint to go on from the one before");
+    home.fails(&[&args[..], &more[2..]].concat(), 4, "delete this checkpoint to go on from the one before");
 }
 
 #[test]

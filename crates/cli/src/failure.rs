@@ -108,7 +108,7 @@ impl From<lm::LmError> for Failure {
     fn from(error: lm::LmError) -> Self {
         let code = match &error {
             lm::LmError::Model(_) | lm::LmError::TooLong { .. } => Code::Model,
-            lm::LmError::Remote(_) | lm::LmError::Refused(_) => Code::Remote,
+            lm::LmError::Remote(_) | lm::LmError::Refused(_) | lm::LmError::Denied(_) => Code::Remote,
             lm::LmError::Offline(_) => Code::Usage,
             lm::LmError::Memory(_) => Code::Resources,
             lm::LmError::Interrupted => Code::Interrupted,

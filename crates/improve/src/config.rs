@@ -219,7 +219,7 @@ pub struct Pairs {
     /// Least difference of rewards (of win rates for `dno`, of log-odds where the reward is a comparing judge's alone).
     pub margin: f64,
     /// … and their rewards differ by at least so many of the judge's own standard deviations over repeated reviews. Equal
-    /// rewards are never a pair.
+    /// rewards are never a pair, but for `every`, which learns their scores.
     pub noise: f64,
     /// Repeated reviews of a few samples, which that deviation is measured with.
     pub repeats: usize,
@@ -391,10 +391,9 @@ impl LoopConfig {
             return Err("sample.temperature is above 0 and sample.top_p in (0, 1]".into());
         }
         if let Some(server) = &s.server {
-            let learns = self.train.method != Method::None && self.iterations > 1;
-            if learns && !server.contains("{policy}") {
+            if self.train.method != Method::None && !server.contains("{policy}") {
                 return Err(format!(
-                    "sample.server is {server}: without {{policy}} in its name every iteration would draw from the same model"
+                    "sample.server is {server}: without {{policy}} in its name what was trained would never be drawn from"
                 ));
             }
             if self.reward.terms.iter().any(|t| t.name == TermName::Fluency) {

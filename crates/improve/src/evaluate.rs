@@ -74,10 +74,10 @@ fn means<'a>(values: impl Iterator<Item = (&'a Sample, f64)>) -> BTreeMap<String
 }
 
 /// Figures of a policy, and its gains over the start. Intervals are over prompts; a prompt counts for a gain where both
-/// have a score.
+/// have a score. `start` comes with its own best-of-K.
 pub fn figures(
     now: &HeldOut,
-    start: Option<&HeldOut>,
+    start: Option<(&HeldOut, usize)>,
     best_of: usize,
     confidence: f64,
     accepts: &dyn Fn(f64) -> Option<bool>,
@@ -91,7 +91,7 @@ pub fn figures(
             mine.iter().filter_map(|(prompt, score)| Some(score - theirs.get(prompt)?)).collect();
         interval(&differences, confidence)
     };
-    let base = start.map(|s| (s, s.counted(1)));
+    let base = start.map(|(s, best_of)| (s, s.counted(best_of)));
     let validity_change = base.as_ref().and_then(|(s, ids)| gain(&now.valid(&counted), s.valid(ids)));
     let single = |scores: &BTreeMap<String, Scored>, ids: &[&str]| {
         let all: Vec<f64> = ids.iter().filter_map(|id| scores.get(*id)?.mean).collect();

@@ -52,12 +52,16 @@ pub fn rows(
             }
             continue;
         }
+        let rendered = asked.is_string();
         out.push(json!({
             "prompt": asked, "chosen": answer(chosen, false), "rejected": answer(rejected, pair.open),
             "score_chosen": pair.score_chosen, "score_rejected": pair.score_rejected,
             "p_chosen": pair.p_chosen, "p_rejected": pair.p_rejected,
             "difference": pair.difference, "iteration": from, "id": id, "rejected_open": pair.open,
         }));
+        if let Some(row) = out.last_mut().filter(|_| rendered) {
+            row["rendered"] = json!(true);
+        }
     }
     Ok(out)
 }

@@ -61,6 +61,9 @@ pub fn alarms(
     if now.second.is_some() && now.judge_gain.is_some() && now.second_gain.is_none() {
         alarms.push("the second judge scored no prompt both now and at the start".into());
     }
+    if now.judge.is_some() && now.judge_gain.is_none() {
+        alarms.push("the judge scored no prompt both now and at the start".into());
+    }
     if now.judge.is_none() {
         alarms.push("the judge scored none of the held-out papers".into());
     }

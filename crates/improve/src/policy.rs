@@ -84,15 +84,17 @@ pub fn log_probability(
 }
 
 /// Asks a model; a server that does not answer is asked again for what is missing, with growing pauses, for `patience`
-/// seconds. What it refuses to answer is a row that says so.
+/// seconds. What it refuses to answer is a row that says so, where it has `answered` before or answers others: else it may
+/// be that it refuses everything (a name that it does not know, say), and that is nobody's paper.
 ///
 /// # Errors
-/// If it still fails.
+/// If it still fails, or refuses all.
 pub fn ask(
     model: &dyn LanguageModel,
     requests: &[lm::Request],
     progress: &dyn Progress,
     patience: u64,
+    answered: bool,
     note: &mut dyn FnMut(&str),
 ) -> Result<Vec<Result<lm::Completion, LmError>>, LmError> {
     let mut pauses = Pauses::new(patience);
@@ -115,7 +117,20 @@ pub fn ask(
             }
         }
         match lost {
-            None => return Ok(answers.into_iter().flatten().collect()),
+            None => {
+                let all: Vec<Result<lm::Completion, LmError>> = answers.into_iter().flatten().collect();
+                let refusal = |row: &Result<lm::Completion, LmError>| match row {
+                    Err(LmError::Refused(what)) => Some(what.clone()),
+                    _ => None,
+                };
+                let refusals: Vec<String> = all.iter().filter_map(refusal).collect();
+                return match refusals.into_iter().next() {
+                    Some(first) if !answered && all.iter().all(|row| refusal(row).is_some()) => {
+                        Err(LmError::Refused(first))
+                    }
+                    _ => Ok(all),
+                };
+            }
             Some(what) => pauses.wait(&what, progress, note)?,
         }
     }

@@ -252,12 +252,16 @@ impl<'a> Loop<'a> {
         let all = &self.prompts.train;
         let count = self.config.prompts.per_iteration.unwrap_or(all.len());
         let from = (iteration - 1) * count;
-        (from..from + count)
-            .map(|i| {
-                let order = training::order(all.len(), true, self.config.seed, i / all.len());
-                all[order[i % all.len()]].clone()
-            })
-            .collect()
+        let mut chosen: Vec<Prompt> = Vec::with_capacity(count);
+        for i in from..from + count {
+            let order = training::order(all.len(), true, self.config.seed, i / all.len());
+            let prompt = &all[order[i % all.len()]];
+            // Where a new order begins within an iteration, its first prompts may be those just taken.
+            if chosen.iter().all(|p| p.id != prompt.id) {
+                chosen.push(prompt.clone());
+            }
+        }
+        chosen
     }
 
     fn local(&mut self, policy: &Policy) -> Result<&Local, ImproveError> {

@@ -118,7 +118,8 @@ pub fn on_disk(
 /// # Errors
 /// If the disk is full, or the place may not be written.
 pub fn shipped_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if std::fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64) {
+    let same_length = std::fs::metadata(path).is_ok_and(|m| m.len() == bytes.len() as u64);
+    if same_length && std::fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -66,6 +66,8 @@ enum Failure {
     Refused(String),
     /// No use in trying again.
     Final(String),
+    /// The key is wrong, or missing.
+    Denied(String),
 }
 
 fn passing(what: String) -> Failure {
@@ -174,6 +176,7 @@ impl Server {
                     return Ok(answer);
                 }
                 Err(Failure::Final(what)) => return Err(self.failed(&what)),
+                Err(Failure::Denied(what)) => return Err(LmError::Denied(format!("{}: {what}", self.base))),
                 Err(Failure::Refused(what)) => {
                     if !terms.learn(&what) {
                         return Err(LmError::Refused(format!("{}: {what}", self.base)));
@@ -260,7 +263,7 @@ impl Server {
         match status {
             408 | 409 | 425 | 429 | 500..=599 => Failure::Passing(what, wait),
             400 | 422 => Failure::Refused(what),
-            401 | 403 => Failure::Final(format!("{what} (is CYCLE_API_KEY right?)")),
+            401 | 403 => Failure::Denied(format!("{what} (is CYCLE_API_KEY right?)")),
             404 => Failure::Final(format!("{what} (is the address right, and the model {}?)", self.model)),
             300..=399 => Failure::Final(format!("{what} (the server points elsewhere; name that address)")),
             _ => Failure::Final(what),

@@ -230,6 +230,9 @@ pub enum LmError {
     /// A server will not answer this request, however often it is asked; it may answer others.
     #[error("{0}")]
     Refused(String),
+    /// A server lets nobody with this key in.
+    #[error("{0}")]
+    Denied(String),
     /// A server was needed under `--offline`.
     #[error("{0} needs the network, and --offline was given")]
     Offline(String),

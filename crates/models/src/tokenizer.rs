@@ -131,10 +131,15 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ModelError> {
-        let ids = self.encode_with_special(text)?;
+        let (mut ids, plain) = (self.encode_with_special(text)?, self.encode(text)?);
+        let added = ids.len() - plain.len().min(ids.len());
+        // What it puts behind a text (an end of sequence) would end what is to go on.
+        if let Some(before) = (0..=added).find(|n| ids[*n..].starts_with(&plain)) {
+            ids.truncate(before + plain.len());
+        }
         match ids.as_slice() {
             // The text brought its own.
-            [first, second, ..] if first == second && self.is_special(*first) => self.encode(text),
+            [first, second, ..] if first == second && self.is_special(*first) => Ok(plain),
             _ => Ok(ids),
         }
     }

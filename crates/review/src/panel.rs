@@ -315,9 +315,15 @@ impl Panel {
             };
             *usage += answer.usage;
             let found = salvage(&answer.text, &self.form);
-            let whole = found.reviewers.len() >= self.reviewers
-                && found.reviewers.iter().all(|r| r.scores.contains_key(&self.form.main_score));
-            let better = best.as_ref().is_none_or(|(b, ..)| found.reviewers.len() > b.reviewers.len());
+            // Those with a main score count first.
+            let rank = |s: &Salvaged| {
+                let scored =
+                    s.reviewers.iter().filter(|r| r.scores.contains_key(&self.form.main_score)).count();
+                (scored, s.reviewers.len())
+            };
+            let (scored, all) = rank(&found);
+            let whole = all >= self.reviewers && scored == all;
+            let better = best.as_ref().is_none_or(|(b, ..)| whole || rank(&found) > rank(b));
             if better {
                 best = Some((found, answer.text, answer.prompt_sha256));
             }

@@ -37,6 +37,8 @@ pub(crate) const END_RUN: &str = "UPDATE runs SET status = ?2, reason = ?3, \
      finished_at = strftime('%Y-%m-%dT%H:%M:%SZ', 'now') WHERE id = ?1";
 pub(crate) const PUT_STAGE: &str = "INSERT INTO stages (run, position, name, value) VALUES \
      (?1, (SELECT count(*) FROM stages WHERE run = ?1), ?2, ?3) ON CONFLICT (run, name) DO UPDATE SET value = ?3";
+pub(crate) const CLAIM_STAGE: &str = "INSERT INTO stages (run, position, name, value) VALUES \
+     (?1, (SELECT count(*) FROM stages WHERE run = ?1), ?2, ?3) ON CONFLICT (run, name) DO NOTHING";
 pub(crate) const LIST_STAGES: &str = "SELECT name, value FROM stages WHERE run = ?1 ORDER BY position";
 pub(crate) const DROP_STAGES: &str = "DELETE FROM stages WHERE run = ?1";
 pub(crate) const PUT_GENERATION: &str = "INSERT INTO generations (id, model, prompt_sha256, seed, sampling, output, \
@@ -62,7 +64,7 @@ pub(crate) const COUNTS: &str =
 pub(crate) const CHECK: &str = "PRAGMA quick_check";
 
 #[cfg(test)]
-pub(crate) const ALL: [&str; 30] = [
+pub(crate) const ALL: [&str; 31] = [
     PUT_LOOP_ROW,
     LIST_LOOP_ROWS,
     LIST_PAIRS,
@@ -83,6 +85,7 @@ pub(crate) const ALL: [&str; 30] = [
     PUT_RUN,
     END_RUN,
     PUT_STAGE,
+    CLAIM_STAGE,
     LIST_STAGES,
     DROP_STAGES,
     PUT_GENERATION,

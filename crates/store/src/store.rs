@@ -370,6 +370,16 @@ impl Store {
         Ok(())
     }
 
+    /// Stores a stage of a run that has none of this name; gives the one that it has now.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn claim_stage(&self, run: &str, name: &str, value: &str) -> Result<Value, StoreError> {
+        let query = sqlx::query(sql::CLAIM_STAGE).bind(run).bind(name).bind(value);
+        self.runtime.block_on(query.execute(&self.pool)).map_err(self.fail())?;
+        Ok(self.stages(run)?.into_iter().find(|(n, _)| n == name).map(|(_, v)| v).unwrap_or_default())
+    }
+
     /// The stages of a run, in order.
     ///
     /// # Errors

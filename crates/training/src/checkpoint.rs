@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor, Var};
-use models::{AdapterFiles, BaseSample, ModelSource, TrainableDecoder};
+use models::{AdapterFiles, ModelSource, TrainableDecoder};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -54,6 +54,10 @@ const FREE: [&str; 11] = [
     "optimizer.num_train_epochs",
 ];
 
+/// Settings that may change on the way, which a note says: a loss that left the numbers wants a lower rate, some trainings
+/// a second stage.
+const NOTED: [&str; 2] = ["optimizer.learning_rate", "objective.loss_on"];
+
 /// The settings of a recipe by their dotted names.
 pub(crate) fn settings(recipe: &Recipe) -> Result<BTreeMap<String, String>, TrainError> {
     fn flatten(prefix: &str, value: &toml::Value, into: &mut BTreeMap<String, String>) {
@@ -69,13 +73,19 @@ pub(crate) fn settings(recipe: &Recipe) -> Result<BTreeMap<String, String>, Trai
     let mut all = BTreeMap::new();
     flatten("", &table, &mut all);
     all.retain(|name, _| !FREE.contains(&name.as_str()));
+    // How the rows of a step fall into micro-batches changes no number.
+    let o = &recipe.optimizer;
+    all.retain(|name, _| {
+        !["optimizer.batch_size", "optimizer.gradient_accumulation_steps"].contains(&name.as_str())
+    });
+    all.insert("rows of a step".into(), (o.batch_size * o.gradient_accumulation_steps).to_string());
     Ok(all)
 }
 
 impl Position {
     /// Refuses to go on from a checkpoint that began with another model or other rows: its adapter or its place in the
     /// rows would mean nothing. Checkpoints that say nothing of it are older.
-    pub(crate) fn belongs(&self, start: &Self, folder: &Path) -> Result<(), TrainError> {
+    pub(crate) fn belongs(&self, start: &Self, folder: &Path) -> Result<Vec<String>, TrainError> {
         for (what, then, now) in [
             ("model", &self.model_sha256, &start.model_sha256),
             ("training file", &self.data_sha256, &start.data_sha256),
@@ -90,14 +100,20 @@ impl Position {
                 )));
             }
         }
+        let mut notes = Vec::new();
         if self.made_with.is_empty() {
-            return Ok(());
+            return Ok(notes);
         }
         let absent = "not set".to_string();
         for name in self.made_with.keys().chain(start.made_with.keys()) {
             let of = |position: &Self| position.made_with.get(name).unwrap_or(&absent).clone();
             let (then, now) = (of(self), of(start));
-            if then != now {
+            if then != now && NOTED.contains(&name.as_str()) {
+                let note = format!("{name} is {now} from here on, it was {then}");
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            } else if then != now {
                 let short = |text: String| text.chars().take(40).collect::<String>();
                 return Err(TrainError::Recipe(format!(
                     "{}: was made with {name} = {}, now it is {}; give what it began with, or another --out",
@@ -107,7 +123,7 @@ impl Position {
                 )));
             }
         }
-        Ok(())
+        Ok(notes)
     }
 }
 
@@ -218,7 +234,7 @@ pub(crate) fn restore(
     folder: &Path,
     network: &Network,
     start: Position,
-) -> Result<(AdamW, Position), TrainError> {
+) -> Result<(AdamW, Position, Vec<String>), TrainError> {
     let bad = |name: &str, why: &str| {
         TrainError::Recipe(format!(
             "{}: {name} cannot be read ({why}); delete this checkpoint to go on from the one before",
@@ -229,7 +245,7 @@ pub(crate) fn restore(
     let text = fs::read(&path).map_err(TrainError::io(&path))?;
     let position: Position =
         serde_json::from_slice(&text).map_err(|e| bad("position.json", &e.to_string()))?;
-    position.belongs(&start, folder)?;
+    let notes = position.belongs(&start, folder)?;
     let position =
         Position { state: position.state, step: position.step, consumed: position.consumed, ..start };
     let set = |decoder: &TrainableDecoder, name: &str| {
@@ -291,7 +307,7 @@ pub(crate) fn restore(
         }
     }
     adamw.step = position.step;
-    Ok((adamw, position))
+    Ok((adamw, position, notes))
 }
 
 /// Files of a checkpoint folder that say how to use it, copied to what comes out of it.
@@ -331,7 +347,7 @@ pub(crate) fn finish(out: &Path, recipe: &Recipe, network: &Network) -> Result<P
             }
             write_tensors(&folder.join("adapter_model.safetensors"), &tensors)?;
             let modules: Vec<&str> = heads.iter().filter_map(|n| n.strip_suffix(".weight")).collect();
-            if let Some(base) = BaseSample::of(&*start.weights()?)? {
+            if let Some(base) = &network.base {
                 base.write(folder)?;
             }
             let task = if reward { "SEQ_CLS" } else { "CAUSAL_LM" };

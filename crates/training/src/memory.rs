@@ -20,7 +20,7 @@ const PROCESS: usize = 55 << 20;
 const HELD: f64 = 0.18;
 
 /// What SPO's removal leaves of an answer, over its versions.
-const DEGRADED: f64 = 0.75;
+const DEGRADED: f64 = 0.68;
 
 /// Bytes at the peak, by what they are for.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use kernels::{Arithmetic, TokenGradient, TokenLogProbs};
 use models::{
-    AdapterFiles, Gradients, Keep, LoraSettings, Model, ModelSource, PackedBatch, Pass, Train,
+    AdapterFiles, BaseSample, Gradients, Keep, LoraSettings, Model, ModelSource, PackedBatch, Pass, Train,
     TrainableDecoder, TrainableOptions, linear_modules,
 };
 
@@ -29,8 +29,12 @@ pub(crate) enum Reference {
 pub(crate) struct Network {
     pub(crate) model: Model<TrainableDecoder>,
     pub(crate) reference: Reference,
-    /// Fingerprint of what is trained, as it was at the start.
+    /// Fingerprint of the model that is trained, as it was at the start.
     pub(crate) begins: String,
+    /// Fingerprint of the adapter that goes on.
+    pub(crate) goes_on: Option<String>,
+    /// What the adapter that comes out remembers of its base.
+    pub(crate) base: Option<BaseSample>,
     /// Fingerprint of the reference.
     pub(crate) refers: String,
     pub(crate) head: Option<RewardHead>,
@@ -93,11 +97,13 @@ impl Network {
             _ => false,
         };
         let mut refers = source.fingerprint(&model.sha256)?;
-        let begins = match &recipe.lora {
+        let begins = refers.clone();
+        let (adapter_print, base) = match &recipe.lora {
             Some(Lora { init: Some(folder), .. }) => {
-                format!("{refers}+{}", AdapterFiles::fingerprint(folder)?)
+                (Some(AdapterFiles::fingerprint(folder)?), BaseSample::of(&*source.weights()?)?)
             }
-            _ => refers.clone(),
+            Some(_) => (None, BaseSample::of(&*source.weights()?)?),
+            None => (None, None),
         };
         let own = recipe.reference_model.as_deref().unwrap_or(&recipe.model);
         let adapter = recipe.lora.as_ref().map(|l| l.init.is_some());
@@ -106,7 +112,7 @@ impl Network {
         } else if let (Some(goes_on), None) = (adapter, &recipe.reference_model) {
             if goes_on {
                 // An adapter that goes on from somewhere has that start as its reference, not the bare base.
-                refers.clone_from(&begins);
+                refers = format!("{} over {refers}", adapter_print.as_deref().unwrap_or_default());
                 Reference::Own(Box::new(model.decoder.frozen()?))
             } else {
                 Reference::Off
@@ -138,7 +144,17 @@ impl Network {
             }
             _ => None,
         };
-        Ok(Self { model, reference, begins, refers, head, degree, recompute: recipe.recompute })
+        Ok(Self {
+            model,
+            reference,
+            begins,
+            goes_on: adapter_print,
+            refers,
+            base,
+            head,
+            degree,
+            recompute: recipe.recompute,
+        })
     }
 
     pub(crate) fn decoder(&self) -> &TrainableDecoder {

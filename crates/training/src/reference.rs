@@ -30,15 +30,7 @@ impl ReferenceCache {
             return Self::default();
         }
         let beside = recipe.out.join("cache");
-        let mut ids = Sha256::new();
-        for row in train {
-            ids.update((row.number() as u64).to_le_bytes());
-            for part in row.parts() {
-                ids.update((part.len() as u64).to_le_bytes());
-                part.iter().for_each(|id| ids.update(id.to_le_bytes()));
-            }
-        }
-        let ids: String = ids.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let ids = ids_sha256(train);
         let dtype = format!("{:?}", recipe.dtype);
         Self::open(folder.unwrap_or(&beside), &[&network.refers, &dtype, &ids])
     }
@@ -94,6 +86,19 @@ impl ReferenceCache {
             fs::OpenOptions::new().create(true).append(true).open(file).map_err(TrainError::io(file))?;
         out.write_all(&bytes).map_err(TrainError::io(file))
     }
+}
+
+/// SHA-256 (hex) of the ids of rows: of what tokenizer and chat template made of them.
+pub(crate) fn ids_sha256(rows: &[Row]) -> String {
+    let mut ids = Sha256::new();
+    for row in rows {
+        ids.update((row.number() as u64).to_le_bytes());
+        for part in row.parts() {
+            ids.update((part.len() as u64).to_le_bytes());
+            part.iter().for_each(|id| ids.update(id.to_le_bytes()));
+        }
+    }
+    ids.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Record: row, answers, for each its length and numbers; then a checksum of the record.

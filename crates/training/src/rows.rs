@@ -90,9 +90,12 @@ pub(crate) fn rows(
     let read = |path: &PathBuf| {
         let rows = reading.file(path)?;
         for row in &rows.rows {
-            let bad = |what| TrainError::Data { path: path.clone(), row: row.number(), what };
+            let bad = |what: String| TrainError::Data { path: path.clone(), row: row.number(), what };
             if let Some(id) = row.outside(vocabulary) {
                 return Err(bad(format!("token {id}, but the model has a vocabulary of {vocabulary}")));
+            }
+            if let (Objective::Reward(_), Row::Pair(pair)) = (&recipe.objective, row) {
+                pair.targets.probable().map_err(bad)?;
             }
             if let (Some(degree), Row::Pair(pair)) = (&recipe.degree, row) {
                 pair.degradable(degree).map_err(bad)?;

@@ -20,9 +20,9 @@ use crate::error::TrainError;
 use crate::evaluation::Evaluation;
 use crate::folder::Companions;
 use crate::network::{Network, Reference};
-use crate::pass::{self, Degradation, Loss, Outcome, Step};
+use crate::pass::{self, Degradation, Loss, Means, Outcome, Step};
 use crate::recipe::{Objective, Recipe};
-use crate::reference::ReferenceCache;
+use crate::reference::{ReferenceCache, ids_sha256};
 use crate::rows::read;
 use crate::schedule::learning_rate;
 
@@ -113,13 +113,15 @@ impl Trainer {
         let mut position = Position {
             model_sha256: network.model.sha256.clone(),
             data_sha256: data::sha256(&recipe.data.train)?,
-            made_with: made_with(&recipe, &network)?,
+            made_with: made_with(&recipe, &network, &train)?,
             ..Position::default()
         };
         if start.resume {
             match checkpoint::list(&recipe.out).last() {
                 Some((_, folder)) => {
-                    (adamw, position) = checkpoint::restore(folder, &network, position)?;
+                    let notes;
+                    (adamw, position, notes) = checkpoint::restore(folder, &network, position)?;
+                    notes.iter().for_each(|note| watch.note(note));
                     watch.note(&format!("going on from {}", folder.display()));
                 }
                 None => watch.note("no checkpoint yet: starting at step 0"),
@@ -403,7 +405,7 @@ impl Trainer {
     /// If a tensor operation fails, or the user stops it.
     pub fn evaluate(&self, watch: &mut dyn Watch) -> Result<serde_json::Map<String, Value>, TrainError> {
         let supervised = matches!(*self.loss, Loss::Sft(_));
-        let (mut loss, mut metrics, mut counted) = (0.0, BTreeMap::<String, (f64, f64)>::new(), 0);
+        let (mut loss, mut metrics, mut counted) = (0.0, Means::default(), 0);
         let mut nll = None;
         for batches in self.held_out() {
             let rows: usize = batches.iter().map(Vec::len).sum();
@@ -411,14 +413,10 @@ impl Trainer {
             let weight = if supervised { tokens as f64 } else { rows as f64 };
             let outcome = self.pass_beside(batches, true, watch)?;
             loss += weight * outcome.loss;
-            for (name, value) in outcome.metrics() {
-                let (sum, of) = metrics.entry(format!("eval_{name}")).or_default();
-                *sum += value * rows as f64;
-                *of += rows as f64;
-                if name == "nll" {
-                    *nll.get_or_insert(0.0) += value * tokens as f64;
-                }
+            if let Some(mean) = outcome.metrics().get("nll") {
+                *nll.get_or_insert(0.0) += mean * tokens as f64;
             }
+            metrics.add(&outcome, rows as f64);
             counted += tokens;
         }
         let mut line = serde_json::Map::new();
@@ -432,7 +430,9 @@ impl Trainer {
             line.insert("eval_bits_per_byte".into(), json!(plain.bits_per_byte));
         } else {
             line.insert("eval_loss".into(), json!(loss / self.eval.len().max(1) as f64));
-            line.extend(metrics.into_iter().map(|(name, (sum, of))| (name, json!(sum / of))));
+            line.extend(
+                metrics.values().into_iter().map(|(name, mean)| (format!("eval_{name}"), json!(mean))),
+            );
         }
         line.insert("eval_tokens".into(), json!(counted));
         Ok(line)
@@ -444,7 +444,7 @@ impl Trainer {
         let o = &self.recipe.optimizer;
         let (micro, step, whole) = match &*self.loss {
             Loss::Sft(_) => (1, 1, false),
-            Loss::Preference(objective) if objective.needs().whole_batch => {
+            Loss::Preference(objective) if objective.needs().whole_batch || objective.needs().step_tokens => {
                 (o.batch_size, o.batch_size * o.gradient_accumulation_steps, true)
             }
             _ => (o.batch_size, o.batch_size, false),
@@ -505,9 +505,15 @@ impl Trainer {
 }
 
 /// What decides the numbers of a training beside its weights and rows.
-fn made_with(recipe: &Recipe, network: &Network) -> Result<BTreeMap<String, String>, TrainError> {
+fn made_with(
+    recipe: &Recipe,
+    network: &Network,
+    train: &[Row],
+) -> Result<BTreeMap<String, String>, TrainError> {
     let mut all = checkpoint::settings(recipe)?;
     all.insert("the model's settings".into(), network.begins.clone());
+    all.extend(network.goes_on.clone().map(|print| ("the adapter of lora.init".into(), print)));
+    all.insert("the rows' tokens".into(), ids_sha256(train));
     all.insert("the reference".into(), network.refers.clone());
     Ok(all)
 }

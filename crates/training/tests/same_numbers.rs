@@ -162,6 +162,30 @@ fn an_adapter_that_goes_on_starts_at_its_reference_and_moves_away_from_it() {
 }
 
 #[test]
+fn an_adapter_that_goes_on_is_resumed_to_the_same_bytes_in_other_micro_batches_too() {
+    let folder = folder();
+    let first =
+        recipe(folder.path(), "first", "preference", "name = \"simpo\"", "pairs.jsonl", &["lora.r=4"]);
+    let made = trained(first, &Start::default()).unwrap().1;
+    let init = format!("lora.init={:?}", made.display().to_string());
+    let weights = |done: &Path| fs::read(done.join("adapter_model.safetensors")).unwrap();
+    let run = |out: &str, set: &[&str], resume: bool| {
+        let set = [&[init.as_str(), "save.every=1"][..], set].concat();
+        let made = recipe(folder.path(), out, "preference", "name = \"dpo\"", "pairs.jsonl", &set);
+        trained(made, &Start { resume, cache: None })
+    };
+    let straight = run("straight", &[], false).unwrap().1;
+    run("resumed", &["optimizer.max_steps=2"], false).unwrap();
+    let split = ["optimizer.batch_size=1", "optimizer.gradient_accumulation_steps=4"];
+    let other = run("resumed", &["optimizer.batch_size=2"], true).err().unwrap().to_string();
+    assert!(other.contains("rows of a step = "), "{other}");
+    let resumed = run("resumed", &[], true).unwrap().1;
+    assert!(weights(&straight) == weights(&resumed));
+    run("split", &["optimizer.max_steps=2"], false).unwrap();
+    run("split", &split, true).unwrap();
+}
+
+#[test]
 fn the_head_of_a_merged_reward_adapter_goes_on() {
     let folder = folder();
     for name in ["bt", "gpm"] {
@@ -222,6 +246,22 @@ fn what_begins_a_text_begins_it_in_training_as_in_sampling() {
     let Row::Pair(pair) = read(RowKind::Pair, true, &row) else { panic!() };
     assert_eq!(pair.prompt, begun("Review:"));
     assert_eq!(pair.chosen[..pair.chosen.len() - 1], plain(" good"));
+    // A tokenizer that also ends what it encodes does not end what is to go on.
+    let mut both: Value = serde_json::from_str(&outline.tokenizer.to_json().unwrap()).unwrap();
+    let (eos, special) = (
+        outline.tokenizer.id("<|im_end|>").unwrap(),
+        |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}}),
+    );
+    let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
+    both["post_processor"] = json!({"type": "TemplateProcessing",
+        "single": [special("<|endoftext|>"), sequence("A"), special("<|im_end|>")],
+        "pair": [sequence("A"), sequence("B")],
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [bos], "tokens": ["<|endoftext|>"]},
+            "<|im_end|>": {"id": "<|im_end|>", "ids": [eos], "tokens": ["<|im_end|>"]}}});
+    let both = Tokenizer::from_json(both.to_string().as_bytes()).unwrap();
+    assert_eq!(both.encode_with_special("pruning").unwrap().last(), Some(&eos));
+    assert_eq!(both.encode_plain("pruning").unwrap(), begun("pruning"));
     // A template of the model's own writes what stands first; ours leaves it to the tokenizer.
     let messages =
         json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]});

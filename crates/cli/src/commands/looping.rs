@@ -1,11 +1,8 @@
 //! `cycle loop`: iterative preference training.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use fs4::FileExt;
 use improve::ledger::{Kind, Ledger};
 use improve::report::{Report, page, report};
 use improve::{Ending, ImproveError, Loop, LoopConfig, Observer, recipes};
@@ -223,15 +220,22 @@ pub(super) fn carry_out(
         context.open(&reference).map_err(|f| LmError::Model(f.what))
     };
     let options = context.open_options()?;
-    let _place = Place::take(context, &run, &config.out)?;
     let mut ended = {
         let mut work = Loop::new(config.clone(), options, &mut ledger, &observer, &open)?;
         // The folder is locked from here on: only its owner may touch the run's row.
         let keeper = context.store()?;
         keeper.start_run("loop", &text, false)?;
+        if let Err(failure) = place(&keeper, &run, &config.out) {
+            keeper.end_run(&run, "interrupted", Some(&failure.what))?;
+            return Err(failure);
+        }
         let (judge, second) = work.units();
         keeper.put_stage(&run, "judges", &json!({"judge": judge, "second": second}).to_string())?;
-        work.run().map_err(Failure::from)
+        work.run().map_err(|e| {
+            // What is wrong with the loop itself is wrong the next time too.
+            let settled = matches!(e, ImproveError::Config(_) | ImproveError::Nothing { .. });
+            (Failure::from(e), settled)
+        })
     };
     observer.done();
     let keeper = &ledger.store;
@@ -244,55 +248,40 @@ pub(super) fn carry_out(
                 Some(&format!("stopped in iteration {iteration}: {}", alarms.join("; "))),
             )?;
         }
-        Err(failure) => {
+        Err((failure, _)) => {
             let status = if failure.code == Code::Interrupted { "interrupted" } else { "failed" };
             // A disk that is too full for this row is what the failure says already.
             let _ = keeper.end_run(&run, status, Some(&failure.what));
         }
     }
-    if let Err(failure) = &mut ended {
-        if failure.advice.is_none() && failure.code != Code::Interrupted {
+    if let Err((failure, settled)) = &mut ended {
+        if failure.advice.is_none() && !*settled && failure.code != Code::Interrupted {
             failure.advice =
                 Some("what was finished is stored; `cycle loop resume` with the same options goes on".into());
         }
     }
-    Ok((ended?, ledger))
+    Ok((ended.map_err(|(failure, _)| failure)?, ledger))
 }
 
-/// Where a loop's checkpoints lie, for this process alone. The store knows a loop by its configuration, which may name
-/// its folder from another place.
-struct Place {
-    _lock: File,
-}
-
-impl Place {
-    /// Takes `CYCLE_HOME/loops/RUN`.
-    ///
-    /// # Errors
-    /// If another process runs the loop, or it was begun in another folder that is still there.
-    fn take(context: &Context, run: &str, out: &Path) -> Result<Self, Failure> {
-        let folder = context.settings.home.join("loops");
-        std::fs::create_dir_all(&folder).map_err(|e| Failure::io(&folder, &e))?;
-        let path = folder.join(run);
-        let io = |e: std::io::Error| Failure::io(&path, &e);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut lock = options.map_err(io)?;
-        if FileExt::try_lock(&lock).is_err() {
-            return Err(ImproveError::Locked(out.into()).into());
-        }
-        let mut known = String::new();
-        lock.read_to_string(&mut known).map_err(io)?;
-        let here = std::path::absolute(out).map_err(io)?;
-        let there = Path::new(known.trim());
-        if !known.trim().is_empty() && there != here && occupied(there) {
-            let what = format!("this loop was begun in {}", there.display());
-            return Err(Failure::new(Code::Usage, what)
-                .advise("go on from there, move that folder here, or give another --out or --seed"));
-        }
-        lock.set_len(0).and_then(|()| lock.rewind()).map_err(io)?;
-        lock.write_all(here.display().to_string().as_bytes()).map_err(io)?;
-        Ok(Self { _lock: lock })
+/// Notes where a loop's checkpoints lie. The store knows a loop by its configuration, which names the same folder from
+/// another place.
+///
+/// # Errors
+/// If it was begun in another folder that is still there.
+fn place(store: &Store, run: &str, out: &Path) -> Result<(), Failure> {
+    let here = std::path::absolute(out).map_err(|e| Failure::io(out, &e))?;
+    let value = json!(here).to_string();
+    let known = store.claim_stage(run, "place", &value)?;
+    let there = Path::new(known.as_str().unwrap_or_default());
+    if there == here {
+        return Ok(());
     }
+    if there.join("lock").exists() {
+        let what = format!("this loop was begun in {}", there.display());
+        return Err(Failure::new(Code::Usage, what)
+            .advise("go on from there, move that folder here, or give another --out or --seed"));
+    }
+    Ok(store.put_stage(run, "place", &value)?)
 }
 
 /// Whether a folder holds iterations of some loop.

@@ -1,5 +1,7 @@
 //! CycleReviewer's panel as a judge.
 
+use std::cell::Cell;
+
 use lm::{LanguageModel, LmError, Progress};
 use review::{Form, Panel, ReviewError};
 
@@ -15,12 +17,14 @@ pub struct PanelJudge {
     panel: Panel,
     /// Seconds for which a server that does not answer is asked again.
     patience: u64,
+    /// The model has answered: what it refuses now is the paper's fault.
+    answered: Cell<bool>,
 }
 
 impl PanelJudge {
     /// A panel of so many reviewers.
     pub fn new(model: Box<dyn LanguageModel>, panel: Panel, patience: u64) -> Self {
-        Self { model, panel, patience }
+        Self { model, panel, patience, answered: Cell::new(false) }
     }
 
     /// Its form's main score.
@@ -55,9 +59,13 @@ impl PanelJudge {
             }
         };
         let review = match made {
-            Ok(review) => review,
+            Ok(review) => {
+                self.answered.set(true);
+                review
+            }
             Err(ReviewError::Model(LmError::Interrupted)) => return Err(ImproveError::Interrupted),
-            Err(e @ ReviewError::Model(LmError::TooLong { .. } | LmError::Refused(_))) => {
+            Err(e @ ReviewError::Model(LmError::TooLong { .. })) => return failed(e.to_string()),
+            Err(e @ ReviewError::Model(LmError::Refused(_))) if self.answered.get() => {
                 return failed(e.to_string());
             }
             Err(e @ (ReviewError::Model(_) | ReviewError::Form(_) | ReviewError::Prompt(_))) => {
@@ -76,7 +84,7 @@ impl PanelJudge {
             .map(|s| s.expected.unwrap_or(s.value))
             .collect();
         // The mean of those that happen to be readable is not that of the panel.
-        let asked = self.panel.reviewers;
+        let asked = self.panel.reviewers.max(review.reviewers.len());
         let Some(average) = mean(&scores).filter(|_| scores.len() == asked) else {
             return failed(format!("{} of {asked} reviewers gave a {main} that can be read", scores.len()));
         };

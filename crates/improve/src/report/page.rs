@@ -89,6 +89,7 @@ struct Page<'a> {
     unscored: usize,
     terms: Vec<String>,
     learned: Vec<Learned>,
+    trains: bool,
     reward: String,
     gates: String,
     examples: Vec<Beside>,
@@ -156,7 +157,10 @@ pub fn page(report: &Report) -> String {
             Stage::SecondHalf => "the second half of a paper, after a first half and results that were given",
         },
         method: method(report),
-        verdict: verdict(&report.status, &evaluations),
+        verdict: match config.train.method {
+            Method::None => chosen(&evaluations),
+            _ => verdict(&report.status, &evaluations),
+        },
         alarms: report
             .iterations
             .iter()
@@ -171,6 +175,7 @@ pub fn page(report: &Report) -> String {
         unscored: evaluations.iter().map(|e| e.1.unscored + e.1.second_unscored).sum(),
         rows: evaluations.iter().map(|(i, e, kept)| row(*i, e, *kept)).collect(),
         learned: learned(report, &terms),
+        trains: config.train.method != Method::None,
         terms: terms.into_iter().map(word).collect(),
         reward: reward(report),
         gates: gates(report),
@@ -219,10 +224,24 @@ fn seen(gain: &Option<Interval>) -> &'static str {
     }
 }
 
+/// What taking the best of several papers gives, in a sentence: nothing is trained.
+fn chosen(evaluations: &[(usize, &Evaluation, bool)]) -> String {
+    match evaluations.iter().rev().find(|(i, ..)| *i > 0) {
+        None => "Nothing is drawn yet.".into(),
+        Some((_, e, _)) => format!(
+            "Nothing was trained: of several papers the one that the first judge likes best is taken. By that its mean {} ({}), the second judge's {} ({}).",
+            seen(&e.judge_gain),
+            gain(&e.judge_gain),
+            seen(&e.second_gain),
+            gain(&e.second_gain),
+        ),
+    }
+}
+
 /// The answer to the page's question, in a sentence or two: about the policy that is in force.
 fn verdict(status: &str, evaluations: &[(usize, &Evaluation, bool)]) -> String {
     let Some((last, _, kept)) = evaluations.iter().rev().find(|(i, ..)| *i > 0) else {
-        return "Nothing is trained yet.".into();
+        return "No policy that was trained is evaluated yet.".into();
     };
     let start = evaluations.first().map_or(0.0, |e| e.1.validity);
     let said = |iteration: usize, e: &Evaluation| {
@@ -238,7 +257,12 @@ fn verdict(status: &str, evaluations: &[(usize, &Evaluation, bool)]) -> String {
     };
     let both = |e: &Evaluation| seen(&e.judge_gain) == "rose" && seen(&e.second_gain) == "rose";
     // That one paper of some dozens more has a fault is no fall.
-    let holds = |e: &Evaluation| both(e) && seen(&e.validity_change) != "fell";
+    let valid = |e: &Evaluation| match e.validity_change {
+        Some(_) => seen(&e.validity_change) != "fell",
+        // Loops of an earlier version have no interval of it.
+        None => e.validity >= start - 1e-9,
+    };
+    let holds = |e: &Evaluation| both(e) && valid(e);
     let in_force = evaluations.iter().rev().find(|(i, _, kept)| *i > 0 && *kept);
     match (in_force, kept) {
         (None, _) => {

@@ -201,12 +201,13 @@ impl Loop<'_> {
         let best_of = if iteration == 0 { 1 } else { self.config.sample.best_of };
         let accepts = |mean: f64| self.judge.accepts(mean);
         let confidence = self.config.guards.confidence;
-        let evaluation = evaluate::figures(&held_out, start.as_ref(), best_of, confidence, &accepts);
+        let evaluation =
+            evaluate::figures(&held_out, start.as_ref().map(|s| (s, 1)), best_of, confidence, &accepts);
         let alarms = match before {
             Some((baseline, before)) => {
                 let step = if iteration > 1 && *before != self.start {
                     let then = HeldOut::read(self.ledger, iteration - 1)?;
-                    Some(evaluate::figures(&held_out, Some(&then), best_of, confidence, &accepts))
+                    Some(evaluate::figures(&held_out, Some((&then, best_of)), best_of, confidence, &accepts))
                 } else {
                     None
                 };

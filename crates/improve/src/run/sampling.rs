@@ -126,13 +126,20 @@ impl Loop<'_> {
         }
         let observer = self.observer;
         let mut note = |text: &str| observer.note(text);
-        let answers = ask(model, &requests, observer.progress(), s.patience, &mut note)?;
+        let earlier = ledger::read::<Sample>(self.ledger, kind, iteration)?;
+        let answered = earlier.values().any(|s| s.policy == hash && s.text.is_some());
+        let answers = ask(model, &requests, observer.progress(), s.patience, answered, &mut note)?;
         let mut cost = Cost::default();
         let mut rows = Vec::new();
         for ((request, answer), (key, prompt, index, seed)) in requests.iter().zip(answers).zip(keys) {
             let answer = match answer {
                 Err(LmError::Interrupted) => return Err(ImproveError::Interrupted),
-                Err(e @ (LmError::Remote(_) | LmError::Offline(_))) => return Err(e.into()),
+                // Of this machine or the way to the server, not of the paper.
+                Err(
+                    e @ (LmError::Remote(_) | LmError::Denied(_) | LmError::Offline(_) | LmError::Memory(_)),
+                ) => {
+                    return Err(e.into());
+                }
                 other => other,
             };
             if let Ok(answer) = &answer {

@@ -19,6 +19,9 @@ pub fn run(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     let mut config: serde_json::Value = serde_json::from_str(&config)?;
     config["base_model_name_or_path"] = "HuggingFaceTB/SmolLM2-135M-Instruct".into();
     std::fs::write(to.join("adapter_config.json"), format!("{config:#}\n"))?;
+    if from.join("base.json").exists() {
+        std::fs::copy(from.join("base.json"), to.join("base.json"))?;
+    }
     let size = std::fs::metadata(to.join("adapter_model.safetensors"))?.len();
     println!("{}: {size} bytes", to.display());
     Ok(())

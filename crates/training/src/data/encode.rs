@@ -36,6 +36,7 @@ pub struct Reading<'a> {
 impl Reading<'_> {
     /// Reads a JSONL file (`.zst` too) or a folder of them. Text: `messages`, `prompt` and `completion`, `text`, or
     /// `input_ids` and `mask`. Pairs: `prompt`, `chosen` and `rejected` as texts, messages or ids (`prompt_ids`, …).
+    /// A pair with `rendered = true` has a prompt that the chat template made: it is a dialogue, not the beginning of a text.
     /// A pair with `rejected_open = true` has a rejected answer that was cut; no end-of-turn token is put behind it.
     /// Answers: `prompt` and `completion` with `label` or `score`.
     ///
@@ -187,7 +188,10 @@ impl Reading<'_> {
             (Value::String(a), Value::String(b)) => Some([a.clone(), b.clone()]),
             _ => None,
         };
-        let (prompt_ids, chosen) = self.continued(prompt, &chosen, "chosen")?;
+        let (mut prompt_ids, chosen) = self.continued(prompt, &chosen, "chosen")?;
+        if let (Some(true), Some(text)) = (value.get("rendered").and_then(Value::as_bool), prompt.as_str()) {
+            prompt_ids = self.rendered(text)?;
+        }
         let (_, mut rejected) = self.continued(prompt, &rejected, "rejected")?;
         if value.get("rejected_open") == Some(&Value::Bool(true)) {
             // It was cut: its last token is no end, and to reject one would teach not to end.

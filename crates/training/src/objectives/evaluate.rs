@@ -14,9 +14,23 @@ impl Objective {
     /// # Errors
     /// If the batch is empty or of the wrong kind, or lacks something of [`Objective::needs`]; the message says what.
     pub fn evaluate(&self, batch: &Batch<'_>, state: &mut State) -> Result<Loss, String> {
+        self.evaluate_part(batch, None, state)
+    }
+
+    /// The same for one of a step's micro-batches, whose mean (weighed by their rows) is then the step's loss: an NLL over
+    /// tokens is divided by `tokens`, the micro-batch's share of the tokens that count in the step.
+    ///
+    /// # Errors
+    /// As [`Self::evaluate`].
+    pub fn evaluate_part(
+        &self,
+        batch: &Batch<'_>,
+        tokens: Option<f64>,
+        state: &mut State,
+    ) -> Result<Loss, String> {
         let needs = self.needs();
         match *batch {
-            Batch::Pairs(pairs) if needs.pairs => self.pairs(pairs, &needs, state),
+            Batch::Pairs(pairs) if needs.pairs => self.pairs(pairs, tokens, &needs, state),
             Batch::Labelled { rows, mismatched } if !needs.pairs => {
                 self.labelled(rows, mismatched, &needs, state)
             }
@@ -25,7 +39,13 @@ impl Objective {
         }
     }
 
-    fn pairs(&self, pairs: &[Pair], needs: &Needs, state: &mut State) -> Result<Loss, String> {
+    fn pairs(
+        &self,
+        pairs: &[Pair],
+        tokens: Option<f64>,
+        needs: &Needs,
+        state: &mut State,
+    ) -> Result<Loss, String> {
         if pairs.is_empty() {
             return Err("the batch is empty".into());
         }
@@ -75,7 +95,7 @@ impl Objective {
             .map(|((p, s), u)| side(p, true, s.chosen * u.0))
             .chain(each().map(|((p, s), u)| side(p, false, s.rejected * u.1)))
             .collect();
-        self.add_nll(pairs, &weights, needs, &mut loss);
+        self.add_nll(pairs, &weights, tokens, needs, &mut loss);
         self.pair_metrics(&rows, &mut loss.metrics);
         Ok(loss)
     }
@@ -121,7 +141,7 @@ impl Objective {
     }
 
     /// Adds −log π(chosen): of the table or the settings, and of the term `sft`, which alone WPO weighs.
-    fn add_nll(&self, pairs: &[Pair], weights: &[f64], needs: &Needs, loss: &mut Loss) {
+    fn add_nll(&self, pairs: &[Pair], weights: &[f64], tokens: Option<f64>, needs: &Needs, loss: &mut Loss) {
         let is_sft = |t: &&Term| matches!(t.entry.form, Form::Nll);
         let sft: f64 = self.terms.iter().filter(is_sft).map(|t| t.weight).sum();
         let policy_only = self.terms.iter().all(|t| !t.entry.needs.reference);
@@ -134,7 +154,7 @@ impl Objective {
         let n = pairs.len() as f64;
         let count =
             |p: &Pair| (p.chosen.policy.len() + if needs.prompt { p.chosen.prompt.len() } else { 0 }) as f64;
-        let tokens: f64 = pairs.iter().map(count).sum();
+        let tokens: f64 = tokens.unwrap_or_else(|| pairs.iter().map(count).sum());
         let mean_weight = weights.iter().sum::<f64>() / n;
         let mut nll = 0.0;
         for ((pair, w), gradient) in pairs.iter().zip(weights).zip(&mut loss.gradients) {

@@ -72,6 +72,14 @@ impl Targets {
         if let Some((_, _, names)) = lacks.iter().find(|(needed, v, _)| *needed && v.contains(&None)) {
             return Err(format!("has no {names}"));
         }
+        if needs.probabilities { self.probable() } else { Ok(()) }
+    }
+
+    /// Whether the probabilities are some.
+    ///
+    /// # Errors
+    /// The name, the value and the range.
+    pub fn probable(&self) -> Result<(), String> {
         for (name, p) in [("p_chosen", self.p_chosen), ("p_rejected", self.p_rejected)] {
             if let Some(p) = p.filter(|p| !(0.0..=1.0).contains(p)) {
                 return Err(format!("has {name} = {p}; a probability lies in [0, 1]"));
@@ -164,7 +172,9 @@ pub struct Needs {
     pub both_probabilities: bool,
     /// `margin`.
     pub margins: bool,
-    /// Statistics of the batch enter the loss: gradient accumulation changes it.
+    /// An NLL over tokens: how many count in the whole step enters the loss ([`Objective::evaluate_part`]).
+    pub step_tokens: bool,
+    /// Statistics of the batch enter the loss: it is evaluated on all rows of a step.
     pub whole_batch: bool,
 }
 

@@ -150,7 +150,9 @@ impl Objective {
                 || (!entry.pairs && entry.whole_batch);
         }
         let nll = self.nll_weight > 0.0 || self.terms.iter().any(|t| matches!(t.entry.form, Form::Nll));
-        needs.whole_batch |= nll && self.nll_reduction == Reduction::Token;
+        needs.step_tokens = nll && self.nll_reduction == Reduction::Token;
+        // WPO weighs that term by the batch's mean weight.
+        needs.whole_batch |= needs.step_tokens && self.weighting;
         needs
     }
 

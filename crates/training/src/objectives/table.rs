@@ -68,14 +68,16 @@ const NONE: Needs = Needs {
     probabilities: false,
     both_probabilities: false,
     margins: false,
+    step_tokens: false,
     whole_batch: false,
 };
 const POLICY: Needs = Needs { pairs: true, ..NONE };
-/// NLL by tokens is a mean over the batch.
-const POLICY_NLL: Needs = Needs { whole_batch: true, ..POLICY };
+/// NLL by tokens is a mean over the batch's.
+const POLICY_NLL: Needs = Needs { step_tokens: true, ..POLICY };
 const REFERENCE: Needs = Needs { reference: true, ..POLICY };
 const SCORES: Needs = Needs { scores: true, ..REFERENCE };
 const PROBABILITIES: Needs = Needs { probabilities: true, both_probabilities: true, ..REFERENCE };
+const REFERENCE_NLL: Needs = Needs { step_tokens: true, ..REFERENCE };
 const BATCH: Needs = Needs { whole_batch: true, ..REFERENCE };
 const SINGLE: Needs = Needs { reference: true, ..NONE };
 
@@ -178,9 +180,9 @@ static TABLE: [Entry; 38] = [
         "2402.00856 eq. 16; TRL", Form::Pair(direct::exo_pair)),
     entry("discopop", "direct", "(1−m)(−log σ(x)) + m e⁻ˣ, x = βD, m = σ(x/τ)", REFERENCE, &[BETA, ("tau", 0.05)],
         DIRECT, "2406.08414 eq. 5; TRL", Form::Pair(direct::discopop)),
-    entry("rpo", "direct", "−log σ(βD) + w NLL", BATCH, &[BETA, NLL], DIRECT,
+    entry("rpo", "direct", "−log σ(βD) + w NLL", REFERENCE_NLL, &[BETA, NLL], DIRECT,
         "2404.19733; TRL [sigmoid, sft]", Form::Pair(direct::sigmoid)),
-    entry("mpo", "direct", "0.8 sigmoid + 0.2 bco_pair + w NLL", BATCH, &[BETA, NLL], SIDES,
+    entry("mpo", "direct", "0.8 sigmoid + 0.2 bco_pair + w NLL", REFERENCE_NLL, &[BETA, NLL], SIDES,
         "2411.10442; weights of TRL's documentation", Form::Pair(direct::mpo)),
     entry("sft", "direct", "NLL of the chosen answers' tokens", POLICY_NLL, &[],
         &["f_divergence_type", "f_alpha_divergence_coef", "ld_alpha", "use_weighting", "reference_free",

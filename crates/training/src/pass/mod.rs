@@ -26,7 +26,7 @@ pub(crate) struct Outcome {
     pub(crate) loss: f64,
     /// The step's gradient: every micro-batch adds to the same numbers.
     pub(crate) gradients: Gradients,
-    metrics: BTreeMap<String, (f64, f64)>,
+    metrics: Means,
     /// Lines of the rows whose numbers are not finite.
     pub(crate) broken: Vec<usize>,
     /// What the objective remembers.
@@ -35,24 +35,43 @@ pub(crate) struct Outcome {
     pub(crate) references: Vec<(usize, Vec<Vec<f32>>)>,
 }
 
-impl Outcome {
-    /// Adds a metric of a share of the step. One that this share has nothing to say about is not added at all.
-    fn metric(&mut self, name: &str, value: f64, share: f64) {
-        let (sum, weight) = self.metrics.entry(name.into()).or_default();
-        *sum += share * value;
-        *weight += share;
+/// Sums of metrics and of the weights they were added with.
+#[derive(Debug, Default)]
+pub(crate) struct Means(BTreeMap<String, (f64, f64)>);
+
+impl Means {
+    /// Adds what a step found, as so many rows.
+    pub(crate) fn add(&mut self, outcome: &Outcome, rows: f64) {
+        for (name, (sum, weight)) in &outcome.metrics.0 {
+            let own = self.0.entry(name.clone()).or_default();
+            *own = (own.0 + rows * sum, own.1 + rows * weight);
+        }
     }
 
     /// Means over the shares that had the metric.
-    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+    pub(crate) fn values(&self) -> BTreeMap<String, f64> {
         let mut all: BTreeMap<String, f64> =
-            self.metrics.iter().map(|(name, (sum, weight))| (name.clone(), sum / weight)).collect();
+            self.0.iter().map(|(name, (sum, weight))| (name.clone(), sum / weight)).collect();
         // Single answers: a share may have held one label alone.
         let of = |name: &str| all.get(name).copied();
         if let (Some(chosen), Some(rejected)) = (of("rewards/chosen"), of("rewards/rejected")) {
             all.insert("rewards/margins".into(), chosen - rejected);
         }
         all
+    }
+}
+
+impl Outcome {
+    /// Adds a metric of a share of the step. One that this share has nothing to say about is not added at all.
+    fn metric(&mut self, name: &str, value: f64, share: f64) {
+        let (sum, weight) = self.metrics.0.entry(name.into()).or_default();
+        *sum += share * value;
+        *weight += share;
+    }
+
+    /// Means over the step.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        self.metrics.values()
     }
 }
 
@@ -103,7 +122,7 @@ pub(crate) struct Micro<'a> {
     pub(crate) rows: &'a [Row],
     /// Tokens that count in the whole step (supervised losses are exact in tokens).
     pub(crate) counted: usize,
-    /// Its part of the step: losses that are means over rows are the mean of the micro-batches'.
+    /// Its part of the step's rows: losses that are means over rows are the weighed mean of the micro-batches'.
     pub(crate) share: f64,
     pub(crate) cache: &'a ReferenceCache,
     /// Without gradients: held-out rows.
@@ -116,13 +135,14 @@ pub(crate) struct Micro<'a> {
 pub(crate) fn run(network: &Network, loss: &Loss, step: &Step<'_>) -> Result<Outcome, TrainError> {
     let mut outcome = Outcome { state: step.state.clone(), ..Outcome::default() };
     let counted = step.batches.iter().flatten().map(Row::counted).sum();
+    let all: usize = step.batches.iter().map(Vec::len).sum();
     let micros: Vec<Micro<'_>> = step
         .batches
         .iter()
         .map(|rows| Micro {
             rows,
             counted,
-            share: 1.0 / step.batches.len() as f64,
+            share: rows.len() as f64 / all.max(1) as f64,
             cache: step.cache,
             only_loss: step.only_loss,
             degrade: step.degrade,

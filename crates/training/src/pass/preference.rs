@@ -31,11 +31,15 @@ pub(super) fn run(
 ) -> Result<(), TrainError> {
     let needs = objective.needs();
     if micros.len() == 1 || !needs.whole_batch {
+        let rows = micros.iter().flat_map(|m| m.rows);
+        let all: usize = rows.map(|row| chosen_tokens(row, needs.prompt)).sum();
         for micro in micros {
             wanted()?;
+            let tokens = needs.step_tokens.then_some(all as f64 * micro.share);
             let seen = see(network, needs, micro, !micro.only_loss, outcome)?;
             let mismatched = mismatched(network, objective, &[micro.rows])?;
-            let loss = evaluate(objective, micro.rows.iter(), seen.answers.iter(), &mismatched, outcome)?;
+            let loss =
+                evaluate(objective, micro.rows.iter(), seen.answers.iter(), &mismatched, tokens, outcome)?;
             outcome.loss += loss.value * micro.share;
             for (name, value) in &loss.metrics {
                 outcome.metric(name, *value, micro.share * speaks(name, micro.rows));
@@ -50,15 +54,17 @@ pub(super) fn run(
     let mut answers = Vec::new();
     for micro in micros {
         wanted()?;
-        answers.extend(see(network, needs, micro, false, outcome)?.answers);
+        // Degrees come with the second pass.
+        let micro = Micro { degrade: None, ..*micro };
+        answers.extend(see(network, needs, &micro, false, outcome)?.answers);
     }
     let rows: Vec<&[Row]> = micros.iter().map(|m| m.rows).collect();
     let mismatched = mismatched(network, objective, &rows)?;
     let all = micros.iter().flat_map(|m| m.rows);
-    let loss = evaluate(objective, all, answers.iter(), &mismatched, outcome)?;
+    let loss = evaluate(objective, all, answers.iter(), &mismatched, None, outcome)?;
     outcome.loss += loss.value;
     for (name, value) in &loss.metrics {
-        outcome.metric(name, *value, 1.0);
+        outcome.metric(name, *value, speaks(name, &rows.concat()));
     }
     let only_loss = micros.iter().all(|m| m.only_loss);
     if !loss.value.is_finite() || only_loss && network.degree.is_none() {
@@ -81,6 +87,12 @@ pub(super) fn run(
         finish(network, micro, seen, &gradients, 1.0, outcome)?;
     }
     Ok(())
+}
+
+/// Tokens that an NLL counts: those of the chosen answer, and of the prompt (but the first) where it is learned too.
+fn chosen_tokens(row: &Row, prompt_too: bool) -> usize {
+    let Row::Pair(pair) = row else { return 0 };
+    pair.chosen.len() + if prompt_too { pair.prompt.len().saturating_sub(1) } else { 0 }
 }
 
 /// The share of rows that a metric is a mean over: of single answers, those of its label.
@@ -160,6 +172,7 @@ fn evaluate<'a>(
     rows: impl Iterator<Item = &'a Row>,
     answers: impl Iterator<Item = &'a Answer>,
     mismatched: &[(f64, f64)],
+    tokens: Option<f64>,
     outcome: &mut Outcome,
 ) -> Result<Loss, TrainError> {
     let mut answers = answers.cloned();
@@ -182,7 +195,7 @@ fn evaluate<'a>(
     } else {
         Batch::Labelled { rows: &labelled, mismatched }
     };
-    objective.evaluate(&batch, &mut outcome.state).map_err(TrainError::Recipe)
+    objective.evaluate_part(&batch, tokens, &mut outcome.state).map_err(TrainError::Recipe)
 }
 
 /// Degrees of a micro-batch, and its gradients by answer sent back through the decoder.
