@@ -11,8 +11,7 @@ use crate::weights::{WeightSource, read};
 const FILE: &str = "base.json";
 const TENSOR: &str = "model.layers.0.mlp.down_proj.weight";
 const COUNT: usize = 256;
-/// Quantised to 4 bits or tuned further, a checkpoint still correlates with itself above .98; with another one, it does not
-/// correlate.
+/// Rounded, quantised or tuned further, a checkpoint stays close to itself; with another one it does not correlate.
 const SAME: f64 = 0.9;
 
 /// A few weights of a base. A hash would refuse the same model in another format.

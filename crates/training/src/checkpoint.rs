@@ -40,7 +40,7 @@ pub(crate) struct Position {
 
 /// Settings that a training may change on the way: paths, whose files have hashes, and what leaves the numbers alone. A
 /// training may be made longer; the schedule is then that of the new length.
-const FREE: [&str; 11] = [
+const FREE: [&str; 13] = [
     "out",
     "model",
     "reference_model",
@@ -52,6 +52,9 @@ const FREE: [&str; 11] = [
     "save.keep",
     "optimizer.max_steps",
     "optimizer.num_train_epochs",
+    // How the rows of a step fall into micro-batches changes no number; how many there are does, and is noted below.
+    "optimizer.batch_size",
+    "optimizer.gradient_accumulation_steps",
 ];
 
 /// Settings that may change on the way, which a note says: a loss that left the numbers wants a lower rate, some trainings
@@ -73,11 +76,7 @@ pub(crate) fn settings(recipe: &Recipe) -> Result<BTreeMap<String, String>, Trai
     let mut all = BTreeMap::new();
     flatten("", &table, &mut all);
     all.retain(|name, _| !FREE.contains(&name.as_str()));
-    // How the rows of a step fall into micro-batches changes no number.
     let o = &recipe.optimizer;
-    all.retain(|name, _| {
-        !["optimizer.batch_size", "optimizer.gradient_accumulation_steps"].contains(&name.as_str())
-    });
     all.insert("rows of a step".into(), (o.batch_size * o.gradient_accumulation_steps).to_string());
     Ok(all)
 }

@@ -48,13 +48,6 @@ impl Gradients {
         Ok(())
     }
 
-    /// Adds all of another's.
-    pub fn merge(&mut self, other: Self) {
-        for (name, values) in other.sums {
-            self.add_values(&name, values);
-        }
-    }
-
     /// L2 norm over all.
     pub fn norm(&self) -> f64 {
         let squares = |g: &[f32]| g.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>();

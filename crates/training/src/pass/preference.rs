@@ -42,7 +42,7 @@ pub(super) fn run(
                 evaluate(objective, micro.rows.iter(), seen.answers.iter(), &mismatched, tokens, outcome)?;
             outcome.loss += loss.value * micro.share;
             for (name, value) in &loss.metrics {
-                outcome.metric(name, *value, micro.share * speaks(name, micro.rows));
+                outcome.metric(name, *value, micro.share * speaks(name, &[micro.rows]));
             }
             finish(network, micro, seen, &loss.gradients, micro.share, outcome)?;
             if !outcome.loss.is_finite() {
@@ -64,7 +64,7 @@ pub(super) fn run(
     let loss = evaluate(objective, all, answers.iter(), &mismatched, None, outcome)?;
     outcome.loss += loss.value;
     for (name, value) in &loss.metrics {
-        outcome.metric(name, *value, speaks(name, &rows.concat()));
+        outcome.metric(name, *value, speaks(name, &rows));
     }
     let only_loss = micros.iter().all(|m| m.only_loss);
     if !loss.value.is_finite() || only_loss && network.degree.is_none() {
@@ -96,10 +96,10 @@ fn chosen_tokens(row: &Row, prompt_too: bool) -> usize {
 }
 
 /// The share of rows that a metric is a mean over: of single answers, those of its label.
-fn speaks(metric: &str, rows: &[Row]) -> f64 {
+fn speaks(metric: &str, batches: &[&[Row]]) -> f64 {
+    let rows = || batches.iter().copied().flatten();
     let share = |good: bool| {
-        let labels =
-            rows.iter().filter_map(|r| if let Row::Answer(r) = r { Some(r.desirable) } else { None });
+        let labels = rows().filter_map(|r| if let Row::Answer(r) = r { Some(r.desirable) } else { None });
         let (of, all) = labels.fold((0.0, 0.0), |(of, n), l| (of + f64::from(u8::from(l == good)), n + 1.0));
         if all > 0.0 { of / all } else { 1.0 }
     };
@@ -302,15 +302,16 @@ fn mismatched(
     if !objective.needs().mismatched {
         return Ok(Vec::new());
     }
-    let of = |row: &Row| if let Row::Answer(row) = row { Some(row.clone()) } else { None };
-    let answers: Vec<AnswerRow> = batches.iter().copied().flatten().filter_map(of).collect();
+    let rows = batches.iter().copied().flatten();
+    let answers: Vec<&AnswerRow> =
+        rows.filter_map(|row| if let Row::Answer(row) = row { Some(row) } else { None }).collect();
     let mut all = Vec::with_capacity(answers.len());
     let mut first = 0;
     for batch in batches {
         let mut packing = Packing::default();
         let mut spans = Vec::new();
         for i in first..first + batch.len() {
-            let other = &answers[(i + answers.len() - 1) % answers.len()];
+            let other = answers[(i + answers.len() - 1) % answers.len()];
             let (prompt, completion) = (&answers[i].prompt, &other.completion);
             let (_, placed) = packing.answers(network.decoder(), prompt, &[completion], false);
             spans.extend(placed.into_iter().map(|a| a.predictions));
