@@ -78,7 +78,8 @@ pub fn log_probability(
     let mut ids = prompt.clone();
     ids.extend(inner.tokenizer.encode(answer).map_err(ImproveError::from)?);
     ids.truncate(inner.context());
-    let scored = model.engine().logprobs(&ids, &[]).map_err(|e| LmError::Model(e.to_string()))?;
+    let scored =
+        model.engine().logprobs(&ids, prompt.len(), &[]).map_err(|e| LmError::Model(e.to_string()))?;
     let own: Vec<f64> = scored.logprobs.iter().skip(prompt.len()).flatten().copied().collect();
     Ok(crate::stats::mean(&own))
 }

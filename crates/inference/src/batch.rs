@@ -123,6 +123,7 @@ impl Batch<'_> {
         let mut caught_up = Vec::new();
         let mut tokens = 0;
         let mut budget = self.engine.options().chunk.max(self.active.len());
+        let before = self.done;
         for (n, (_, row)) in self.active.iter_mut().enumerate() {
             let regime = decoder.rope_regime(row.length_to_come());
             if regime != self.state.cache.regime(row.sequence) {
@@ -156,7 +157,7 @@ impl Batch<'_> {
             return Ok(());
         }
         let hidden = decoder.forward(&Step { segments }, &mut self.state.cache)?;
-        if self.done <= self.total {
+        if self.done > before && self.done <= self.total {
             self.observer.prefill(self.done, self.total);
         }
         let logits = self.logits_at(&hidden, &caught_up.iter().map(|c| c.1).collect::<Vec<_>>())?;

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use candle_core::Tensor;
 use models::{KvCache, Model, Segment, Step};
 
 use crate::batch::Batch;
@@ -237,12 +238,12 @@ impl Engine {
         state.cache.bytes_for(all) - state.cache.bytes_for(shared.min(all))
     }
 
-    /// Log-probability of every token given those before it (`None` for the first), in natural logarithms, and the
-    /// raw logits after the asked positions.
+    /// Log-probability of every token from place `from` on given those before it (`None` for those before, and for the
+    /// first), in natural logarithms, and the raw logits after the asked positions.
     ///
     /// # Errors
     /// If an id is outside the vocabulary or the sequence longer than the context.
-    pub fn logprobs(&self, ids: &[u32], positions: &[usize]) -> Result<Scored, EngineError> {
+    pub fn logprobs(&self, ids: &[u32], from: usize, positions: &[usize]) -> Result<Scored, EngineError> {
         let model = &self.model;
         let context = model.context();
         if ids.is_empty() || ids.len() > context {
@@ -250,20 +251,22 @@ impl Engine {
         }
         let mut cache = model.decoder.cache();
         let sequence = cache.create(model.decoder.rope_regime(ids.len()));
-        let mut logprobs = vec![None];
+        let mut logprobs = vec![None; from.clamp(1, ids.len())];
+        let wanted = |position: usize| position + 1 >= from || positions.contains(&position);
         let mut logits = std::collections::BTreeMap::new();
         let mut at = 0;
         for chunk in ids.chunks(self.options.chunk.max(1)) {
             let step = Step { segments: vec![Segment { sequence, tokens: chunk.to_vec() }] };
             let hidden = model.decoder.forward(&step, &mut cache)?;
+            let wanted: Vec<usize> = (0..chunk.len()).filter(|i| wanted(at + i)).collect();
             // The head in pieces: 64 rows of a large vocabulary are tens of megabytes.
-            for from in (0..chunk.len()).step_by(64) {
-                let rows = 64.min(chunk.len() - from);
-                let values: Vec<Vec<f32>> =
-                    model.decoder.logits(&hidden.narrow(0, from, rows)?)?.to_vec2()?;
-                for (i, row) in values.into_iter().enumerate() {
-                    let position = at + from + i;
-                    if let Some(&next) = ids.get(position + 1) {
+            for piece in wanted.chunks(64) {
+                let rows: Vec<u32> = piece.iter().map(|&i| i as u32).collect();
+                let hidden = hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)?;
+                let values: Vec<Vec<f32>> = model.decoder.logits(&hidden)?.to_vec2()?;
+                for (i, row) in piece.iter().zip(values) {
+                    let position = at + i;
+                    if let Some(&next) = ids.get(position + 1).filter(|_| position + 1 >= from.max(1)) {
                         logprobs.push(Some(sampler::logprob(&row, next)));
                     }
                     if positions.contains(&position) {

@@ -40,24 +40,24 @@ pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
     if sampling.temperature <= 0.0 {
         return vec![(argmax(logits), 1.0)];
     }
-    let mut kept: Vec<(u32, f64)> = logits
-        .iter()
-        .enumerate()
-        .filter(|(_, l)| **l > f32::NEG_INFINITY)
-        .map(|(i, l)| (i as u32, f64::from(*l) / sampling.temperature))
-        .collect();
-    if sampling.top_k > 0 && sampling.top_k < kept.len() {
-        let border = kept.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.1.total_cmp(&a.1)).1.1;
-        kept.retain(|k| k.1 >= border);
-        kept.sort_unstable_by_key(|k| k.0); // the order of the sum below must not depend on the selection
+    let mut least_logit = f32::NEG_INFINITY;
+    if sampling.top_k > 0 && sampling.top_k < logits.len() {
+        let mut all = logits.to_vec();
+        least_logit = *all.select_nth_unstable_by(sampling.top_k - 1, |a, b| b.total_cmp(a)).1;
     }
-    let largest = kept.iter().map(|k| k.1).fold(f64::NEG_INFINITY, f64::max);
-    kept.iter_mut().for_each(|k| k.1 = (k.1 - largest).exp());
+    let stays = |l: f32| l > f32::NEG_INFINITY && l >= least_logit;
+    // The difference first: over a small temperature the logits themselves would be too large for f32.
+    let largest = kernels::largest(logits);
+    let mut probabilities: Vec<f32> =
+        logits.iter().map(|&l| if stays(l) { l - largest } else { f32::NEG_INFINITY }).collect();
+    let scale = (1.0 / sampling.temperature).min(f64::from(f32::MAX)) as f32;
+    kernels::softmax_in_place(&mut probabilities, scale);
+    let at_least = |least: f32| -> Vec<(u32, f64)> {
+        let kept = (0..logits.len()).filter(|&i| probabilities[i] >= least && stays(logits[i]));
+        kept.map(|i| (i as u32, f64::from(probabilities[i]))).collect()
+    };
+    let mut kept = if sampling.top_p < 1.0 { nucleus(at_least, sampling.top_p) } else { at_least(0.0) };
     normalise(&mut kept);
-    if sampling.top_p < 1.0 {
-        kept = nucleus(&kept, sampling.top_p);
-        normalise(&mut kept);
-    }
     if sampling.min_p > 0.0 {
         let largest = kept.iter().map(|k| k.1).fold(0.0, f64::max);
         kept.retain(|k| k.1 >= sampling.min_p * largest);
@@ -68,11 +68,12 @@ pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
 }
 
 /// The smallest set whose mass reaches `top_p`, in descending order; the largest always stays. Only the head of the
-/// distribution is sorted, as much of it as is needed: vocabularies are long and their tails are thin.
-fn nucleus(all: &[(u32, f64)], top_p: f64) -> Vec<(u32, f64)> {
+/// distribution is sorted, as much of it as is needed: vocabularies are long and their tails are thin. `at_least` lists
+/// what has at least that probability.
+fn nucleus(at_least: impl Fn(f32) -> Vec<(u32, f64)>, top_p: f64) -> Vec<(u32, f64)> {
     let mut head = Vec::new();
     for least in [1e-3, 1e-6, 0.0] {
-        head = all.iter().copied().filter(|k| k.1 >= least).collect();
+        head = at_least(least);
         descending(&mut head);
         let mut mass = 0.0;
         let reached = head.iter().position(|k| {
@@ -121,9 +122,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
 
 /// log softmax at one place, in f64.
 pub fn logprob(logits: &[f32], id: u32) -> f64 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
-    f64::from(logits[id as usize] - largest) - sum.ln()
+    f64::from(logits[id as usize]) - kernels::log_sum_exp(logits)
 }
 
 #[cfg(test)]
@@ -135,6 +134,16 @@ mod tests {
         let mut logits = vec![0.0; 5];
         forbid_repeated_ngrams(&mut logits, &[1, 2, 3, 1, 2], 3);
         assert_eq!(logits.iter().position(|l| *l == f32::NEG_INFINITY), Some(3));
+    }
+
+    #[test]
+    fn a_small_temperature_leaves_the_largest_alone() {
+        let logits: Vec<f32> = (0..40).map(|i| 30.0 - i as f32 * 0.01).collect();
+        for temperature in [1e-3, 1e-12, 1e-300] {
+            let sampling = Sampling { temperature, ..Sampling::default() };
+            let kept = distribution(&logits, &sampling);
+            assert!(kept[0].0 == 0 && (kept[0].1 - 1.0).abs() < 1e-3, "{temperature}: {:?}", &kept[..2]);
+        }
     }
 
     #[test]

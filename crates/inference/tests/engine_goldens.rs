@@ -87,13 +87,16 @@ fn greedy_tokens_and_continuations_are_those_of_transformers() {
         let mut all = ids(&golden["prompts"][continuation["prompt"].as_str().unwrap()]["ids"]);
         let prompt = all.len();
         all.extend(ids(&continuation["ids"]));
-        let scored = engine.logprobs(&all, &[]).unwrap();
+        let scored = engine.logprobs(&all, 0, &[]).unwrap();
+        let later = engine.logprobs(&all, all.len() - 5, &[]).unwrap().logprobs;
+        let (skipped, rest) = later.split_at(all.len() - 5);
+        assert!(skipped.iter().all(Option::is_none) && rest == &scored.logprobs[all.len() - 5..]);
         for (got, want) in scored.logprobs[prompt..].iter().zip(continuation["logprobs"].as_array().unwrap())
         {
             assert!((got.unwrap() - want.as_f64().unwrap()).abs() < 2e-4, "{path:?}");
         }
         let perplexity =
-            engine.logprobs(&ids(&golden["prompts"]["p96"]["ids"]), &[]).unwrap().perplexity().unwrap();
+            engine.logprobs(&ids(&golden["prompts"]["p96"]["ids"]), 0, &[]).unwrap().perplexity().unwrap();
         let want = golden["perplexity"]["ppl"].as_f64().unwrap();
         assert!((perplexity / want - 1.0).abs() < 1e-4, "{path:?}: {perplexity} for {want}");
     }
@@ -264,7 +267,7 @@ fn a_choice_has_the_probability_of_its_whole_text() {
         .map(|o| {
             let mut all = prompt.clone();
             all.extend(tokenizer.encode(&format!("{o}\n")).unwrap());
-            engine.logprobs(&all, &[]).unwrap().logprobs[prompt.len()..]
+            engine.logprobs(&all, 0, &[]).unwrap().logprobs[prompt.len()..]
                 .iter()
                 .map(|l| l.unwrap())
                 .sum::<f64>()
@@ -328,7 +331,7 @@ fn after_a_cut_the_cache_holds_what_the_text_says() {
             .map(|(option, _)| {
                 let mut whole = all.clone();
                 whole.extend(tokenizer.encode(&format!("{option}\n")).unwrap());
-                let scored = engine.logprobs(&whole, &[]).unwrap();
+                let scored = engine.logprobs(&whole, 0, &[]).unwrap();
                 scored.logprobs[all.len()..].iter().flatten().sum::<f64>().exp()
             })
             .collect();

@@ -10,8 +10,10 @@ use half::bf16;
 use crate::pack::{PANEL, rows_times_panel};
 use crate::simd::{Lanes, Level, dispatch};
 
-/// Rows of the largest tile.
-pub(crate) const TILE_ROWS: usize = 12;
+/// Rows of the largest tile of any kind.
+pub(crate) const MOST_ROWS: usize = 32;
+/// Rows of a tile whose sums stay in vector registers.
+const VECTOR_ROWS: usize = 12;
 
 /// A number type of the operands; sums are f32.
 pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
@@ -27,7 +29,12 @@ pub(crate) trait Element: Copy + Default + Send + Sync + 'static {
     /// Packs up to 32 rows of a row-major `[columns, depth]` matrix with row stride `stride` into a panel: its transpose.
     fn pack_columns(source: &[f32], stride: usize, depth: usize, columns: usize, panel: &mut [Self]);
 
-    /// `c += a · panel` for `m` rows (at most 12) and 32 columns.
+    /// Rows of the largest tile here, at most [`MOST_ROWS`].
+    fn tile_rows() -> usize {
+        VECTOR_ROWS
+    }
+
+    /// `c += a · panel` for `m` rows (at most [`Self::tile_rows`]) and 32 columns.
     ///
     /// # Safety
     /// `a` is `[m, depth]` with row stride `lda`, `panel` holds `depth` depths, `c` is `[m, 32]` with row stride `ldc`;
@@ -91,7 +98,7 @@ unsafe fn tile_f32_body<L: Lanes>(
         // SAFETY: rows row..row+rows are inside the tile.
         unsafe {
             let (a, c) = (a.add(row * lda), c.add(row * ldc));
-            rows_times_panel::<L, f32>(rows, a, lda, panel, PANEL, depth, c, ldc, |p| L::load(p));
+            rows_times_panel::<L, f32>(rows, a, lda, panel, PANEL, depth, c, ldc, None, |p| L::load(p));
         }
         row += rows;
     }
@@ -217,6 +224,9 @@ unsafe fn pack_columns_bf16_body<L: Lanes>(
 /// How products of bf16 pairs are computed here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pairs {
+    /// The matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// `vdpbf16ps`.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -233,6 +243,13 @@ impl Pairs {
         *PAIRS.get_or_init(|| {
             #[cfg(target_arch = "x86_64")]
             {
+                // `CYCLE_CPU=avx512` is for tests of the vector unit.
+                if Level::current() == Level::Avx512
+                    && std::env::var_os("CYCLE_CPU").is_none_or(|level| level != "avx512")
+                    && crate::amx::is_granted()
+                {
+                    return Self::Amx;
+                }
                 if Level::current() == Level::Avx512 && is_x86_feature_detected!("avx512bf16") {
                     return Self::Avx512;
                 }
@@ -248,7 +265,7 @@ impl Pairs {
 /// True where bf16 products run on the processor's own instruction for them.
 pub fn has_bf16_products() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return Pairs::current() == Pairs::Avx512;
+    return matches!(Pairs::current(), Pairs::Amx | Pairs::Avx512);
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -268,6 +285,14 @@ impl Element for bf16 {
         pack_columns_bf16(source, stride, depth, columns, panel);
     }
 
+    fn tile_rows() -> usize {
+        match Pairs::current() {
+            #[cfg(target_arch = "x86_64")]
+            Pairs::Amx => crate::amx::ROWS,
+            _ => VECTOR_ROWS,
+        }
+    }
+
     unsafe fn tile(
         m: usize,
         depth: usize,
@@ -278,6 +303,9 @@ impl Element for bf16 {
         ldc: usize,
     ) {
         match Pairs::current() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: by this function's contract; the unit is there and granted.
+            Pairs::Amx => unsafe { crate::amx::tile(m, depth, a.cast(), lda, panel.cast(), c, ldc) },
             #[cfg(target_arch = "x86_64")]
             Pairs::Avx512 => {
                 use x86::avx512 as f;

@@ -13,7 +13,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::composed;
-use crate::element::{Element, TILE_ROWS, padded};
+use crate::element::{Element, padded};
 use crate::pack::PANEL;
 use crate::simd::{self, LANES, Lanes, dispatch};
 use crate::tensor::{from_vec, with_f32};
@@ -524,7 +524,7 @@ fn multiply<E: Element>(
     assert!(c.len() >= (rows - 1) * ldc + columns, "result too short");
     let mut row = 0;
     while row < rows {
-        let m = TILE_ROWS.min(rows - row);
+        let m = E::tile_rows().min(rows - row);
         for p in 0..columns / PANEL {
             // SAFETY: inside the operands by the assertions above.
             unsafe {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::element::{Element, TILE_ROWS, padded};
+use crate::element::{Element, MOST_ROWS, padded};
 use crate::pack::PANEL;
 
 /// Depths of one pass: four panels of it stay in the second-level cache.
@@ -80,7 +80,7 @@ fn run<E: Element>(
     target: Target,
 ) {
     let mut scratch = vec![E::default(); GROUP * DEPTH * PANEL];
-    let mut edge = [0f32; TILE_ROWS * PANEL];
+    let mut edge = [0f32; MOST_ROWS * PANEL];
     let mut first = true;
     for term in terms {
         let stride = padded::<E>(term.depth);
@@ -97,7 +97,7 @@ fn run<E: Element>(
             }
             let mut row = rows.start;
             while row < rows.end {
-                let m = TILE_ROWS.min(rows.end - row);
+                let m = E::tile_rows().min(rows.end - row);
                 let a = term.left[row * stride + from..].as_ptr();
                 for (panel, p) in ready.iter().zip(panels.clone()) {
                     let width = PANEL.min(columns - p * PANEL);

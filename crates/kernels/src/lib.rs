@@ -9,6 +9,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod composed;
 mod element;
 mod elementwise;
@@ -28,7 +30,7 @@ pub use elementwise::{
     RotaryTable, rms_norm, rms_norm_backward, rope, rope_backward, swiglu, swiglu_backward,
 };
 pub use flash::{Attended, AttentionSegment, FlashAttention};
-pub use loss::{Head, HeadGradient, TokenGradient, TokenLogProbs};
+pub use loss::{Head, HeadGradient, TokenGradient, TokenLogProbs, largest, log_sum_exp};
 pub use mmap::{Mmap, mmap};
 pub use pack::{PackedWeight, WeightType};
 pub use paged::{BLOCK, KvBlock, KvShape, PagedSegment, paged_attention};
@@ -46,7 +48,7 @@ dispatch! {
 /// SAFETY: lane arithmetic on a padded buffer of sixteen.
 #[inline(always)]
 unsafe fn softmax_body<L: Lanes>(x: &mut [f32], scale: f32) -> f32 {
-    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let largest = largest(x);
     if x.is_empty() {
         return f32::NEG_INFINITY;
     }

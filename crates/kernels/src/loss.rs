@@ -268,7 +268,18 @@ fn read(row: &[f32], target: usize, statistics: bool) -> (TokenLogProbs, f32) {
     (found, log_sum)
 }
 
-dispatch! { fn largest = largest_body(x: &[f32]) -> f32 }
+/// log Σ exp(x), with sums of sums in f64: a vocabulary is long. −∞ for an empty slice.
+pub fn log_sum_exp(x: &[f32]) -> f64 {
+    const RUN: usize = 4096;
+    let shift = largest(x);
+    let sum: f64 = x.chunks(RUN).map(|run| f64::from(exp_sum(run, shift, 1.0))).sum();
+    f64::from(shift) + sum.ln()
+}
+
+dispatch! {
+    /// The largest; −∞ for an empty slice.
+    pub fn largest = largest_body(x: &[f32]) -> f32
+}
 dispatch! {
     /// Σ exp(scale·(x − shift)).
     fn exp_sum = exp_sum_body(x: &[f32], shift: f32, scale: f32) -> f32

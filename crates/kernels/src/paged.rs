@@ -4,6 +4,7 @@
 //! `[rows, keys]`, never `[queries, keys]` of the whole prompt. Sums run over keys in the order of their absolute
 //! positions, masked keys add an exact zero, so that a query's result does not depend on how the prompt was chunked.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -102,33 +103,64 @@ pub fn paged_attention(
 ) -> Vec<f32> {
     let mut out = vec![0f32; queries.len()];
     let group = heads / shape.kv_heads;
-    let per_tile = (12 / group).max(1);
-    let mut tasks = Vec::new();
-    for (s, segment) in segments.iter().enumerate() {
-        for from in (0..segment.rows).step_by(per_tile) {
-            for head in 0..shape.kv_heads {
-                tasks.push((s, from, per_tile.min(segment.rows - from), head));
-            }
-        }
-    }
+    let most = (12 / group).max(1);
+    // As many rows read what they share together as leave every thread some work.
+    let tasks = segments.len() * shape.kv_heads / (4 * rayon::current_num_threads());
+    let together = if window.is_none() { tasks.max(most) } else { 1 };
+    let parts = parts(segments, most, together);
+    let tasks: Vec<(&Part, usize)> =
+        parts.iter().flat_map(|p| (0..shape.kv_heads).map(move |head| (p, head))).collect();
     let sink = Sink(out.as_mut_ptr());
-    tasks.par_iter().for_each_init(Scratch::default, |scratch, &(s, from, count, head)| {
-        let tile = Tile {
-            queries,
-            heads,
-            group,
-            shape,
-            layer,
-            window,
-            segment: &segments[s],
-            from,
-            count,
-            head,
-            sink,
-        };
+    tasks.par_iter().for_each_init(Scratch::default, |scratch, &(part, head)| {
+        let members = &segments[part.segments.clone()];
+        let tile = Tile { queries, heads, group, shape, layer, window, members, part, head, sink };
         attend(&tile, scratch);
     });
     out
+}
+
+/// Rows that are computed together: some of one segment, or the single rows of neighbours that begin with the same blocks.
+struct Part {
+    segments: Range<usize>,
+    /// Within each of them.
+    rows: Range<usize>,
+    /// Leading blocks that are the same memory: they are read once for all. What decoding costs is this reading.
+    shared: usize,
+}
+
+/// Parts of at most `most` rows of one segment, or of at most `together` segments.
+fn parts(segments: &[PagedSegment<'_>], most: usize, together: usize) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut s = 0;
+    while s < segments.len() {
+        let first = &segments[s];
+        if first.rows != 1 {
+            for from in (0..first.rows).step_by(most) {
+                parts.push(Part { segments: s..s + 1, rows: from..first.rows.min(from + most), shared: 0 });
+            }
+            s += 1;
+            continue;
+        }
+        // Blocks that are full: a row sees all of their positions.
+        let (mut end, mut shared) = (s + 1, first.position / BLOCK);
+        while end < segments.len() && end - s < together && segments[end].rows == 1 {
+            let next = &segments[end];
+            let same = first.blocks.iter().zip(next.blocks).take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
+            let common = same.min(shared).min(next.position / BLOCK);
+            // One more reader of fewer blocks must not cost more than it saves.
+            let members = end - s;
+            if common == 0 || common * members < shared * (members - 1) {
+                break;
+            }
+            (end, shared) = (end + 1, common);
+        }
+        if end == s + 1 {
+            shared = 0;
+        }
+        parts.push(Part { segments: s..end, rows: 0..1, shared });
+        s = end;
+    }
+    parts
 }
 
 #[derive(Clone, Copy)]
@@ -152,36 +184,65 @@ struct Tile<'a> {
     shape: &'a KvShape,
     layer: usize,
     window: Option<usize>,
-    segment: &'a PagedSegment<'a>,
-    from: usize,
-    count: usize,
+    members: &'a [PagedSegment<'a>],
+    part: &'a Part,
     head: usize,
     sink: Sink,
 }
 
+impl Tile<'_> {
+    /// Rows of the tile that belong to a member: its positions, the heads of the group side by side.
+    fn rows(&self, member: usize) -> Range<usize> {
+        let each = self.part.rows.len() * self.group;
+        member * each..(member + 1) * each
+    }
+
+    /// Blocks that a member's rows see.
+    fn blocks(&self, member: usize) -> Range<usize> {
+        let first = self.members[member].position + self.part.rows.start;
+        let last = first + self.part.rows.len() - 1;
+        self.window.map_or(0, |w| (first + 1).saturating_sub(w) / BLOCK)..last / BLOCK + 1
+    }
+
+    /// Block by block, which rows read it: the shared ones all of them, then each member its own.
+    fn readings(&self) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
+        let all = 0..self.rows(self.members.len() - 1).end;
+        let shared = (0..self.part.shared).map(move |block| (0, block, all.clone()));
+        let own = (0..self.members.len()).flat_map(move |member| {
+            let blocks = self.blocks(member);
+            (blocks.start.max(self.part.shared)..blocks.end)
+                .map(move |block| (member, block, self.rows(member)))
+        });
+        shared.chain(own)
+    }
+}
+
 dispatch! { fn attend = attend_body(tile: &Tile<'_>, scratch: &mut Scratch) }
 
-/// SAFETY: the segment's blocks cover all positions up to its last row; blocks have the layout of [`KvBlock`].
+/// SAFETY: the segments' blocks cover all positions up to their last rows; blocks have the layout of [`KvBlock`].
 #[inline(always)]
 unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
     let (shape, dim, padded) = (tile.shape, tile.shape.head_dim, tile.shape.padded());
-    let rows = tile.count * tile.group;
-    let first = tile.segment.position + tile.from;
-    let last = first + tile.count - 1;
-    let start_block = tile.window.map_or(0, |w| (first + 1).saturating_sub(w) / BLOCK);
-    let end_block = last / BLOCK + 1;
-    let span = (end_block - start_block) * BLOCK;
+    let count = tile.part.rows.len();
+    let rows = tile.members.len() * count * tile.group;
+    // Several members have no window, so that all of them begin with block 0.
+    let start_block = tile.blocks(0).start;
+    let base = start_block * BLOCK;
+    let ends = (0..tile.members.len()).map(|m| tile.blocks(m).end);
+    let stride = (ends.max().unwrap_or(0) - start_block) * BLOCK;
 
     // Query rows of the tile, position by position, the heads of the group side by side; scaled once here.
     let scale = 1.0 / (dim as f32).sqrt();
+    let token = |member: usize, i: usize| tile.members[member].first_row + tile.part.rows.start + i;
     scratch.queries.clear();
-    for i in 0..tile.count {
-        let row = (tile.segment.first_row + tile.from + i) * tile.heads * dim;
-        let heads = tile.head * tile.group * dim;
-        scratch.queries.extend(tile.queries[row + heads..][..tile.group * dim].iter().map(|q| q * scale));
+    for member in 0..tile.members.len() {
+        for i in 0..count {
+            let from = (token(member, i) * tile.heads + tile.head * tile.group) * dim;
+            scratch.queries.extend(tile.queries[from..][..tile.group * dim].iter().map(|q| q * scale));
+        }
     }
     scratch.scores.clear();
-    scratch.scores.resize(rows * span, 0.0);
+    scratch.scores.resize(rows * stride, 0.0);
     scratch.sums.clear();
     scratch.sums.resize(rows * padded, 0.0);
 
@@ -189,27 +250,20 @@ unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
         // SAFETY: `rows_times_panel` hands out pointers inside its panel.
         unsafe { L::load(p) }
     };
-    for (i, block) in tile.segment.blocks[start_block..end_block].iter().enumerate() {
-        let keys = &block.data[KvBlock::keys(shape, tile.layer, tile.head)..][..dim * BLOCK];
+    for (member, block, readers) in tile.readings() {
+        let data = &tile.members[member].blocks[block].data;
+        let keys = &data[KvBlock::keys(shape, tile.layer, tile.head)..][..dim * BLOCK];
         for panel in (0..BLOCK).step_by(PANEL) {
-            let mut row = 0;
-            while row < rows {
-                let m = L::ROWS.min(rows - row);
+            let mut row = readers.start;
+            while row < readers.end {
+                let m = L::ROWS.min(readers.end - row);
                 // SAFETY: the tile's rows, the block's keys and the scores are inside their buffers.
                 unsafe {
                     let a = scratch.queries.as_ptr().add(row * dim);
-                    let c = scratch.scores.as_mut_ptr().add(row * span + i * BLOCK + panel);
-                    rows_times_panel::<L, f32>(
-                        m,
-                        a,
-                        dim,
-                        keys.as_ptr().add(panel),
-                        BLOCK,
-                        dim,
-                        c,
-                        span,
-                        load,
-                    );
+                    let at = row * stride + (block - start_block) * BLOCK + panel;
+                    let c = scratch.scores.as_mut_ptr().add(at);
+                    let b = keys.as_ptr().add(panel);
+                    rows_times_panel::<L, f32>(m, a, dim, b, BLOCK, dim, c, stride, None, load);
                 }
                 row += m;
             }
@@ -217,51 +271,49 @@ unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
     }
 
     let mut inverse = vec![0f32; rows];
-    for row in 0..rows {
-        let position = first + row / tile.group;
-        let base = start_block * BLOCK;
-        let low = tile.window.map_or(0, |w| (position + 1).saturating_sub(w)).max(base) - base;
-        let high = position + 1 - base;
-        let scores = &mut scratch.scores[row * span..][..span];
-        // SAFETY: offsets are multiples of sixteen below `span`, which is a multiple of 64.
-        inverse[row] = 1.0 / unsafe { softmax_numerators::<L>(scores, low, high) };
+    for member in 0..tile.members.len() {
+        let first = tile.members[member].position + tile.part.rows.start;
+        let span = tile.blocks(member).len() * BLOCK;
+        for (i, row) in tile.rows(member).enumerate() {
+            let position = first + i / tile.group;
+            let low = tile.window.map_or(0, |w| (position + 1).saturating_sub(w)).max(base) - base;
+            let high = position + 1 - base;
+            let scores = &mut scratch.scores[row * stride..][..span];
+            // SAFETY: offsets are multiples of sixteen below `span`, which is a multiple of 64.
+            inverse[row] = 1.0 / unsafe { softmax_numerators::<L>(scores, low, high) };
+        }
     }
 
-    for (i, block) in tile.segment.blocks[start_block..end_block].iter().enumerate() {
-        let values = &block.data[KvBlock::values(shape, tile.layer, tile.head)..][..BLOCK * padded];
+    for (member, block, readers) in tile.readings() {
+        let data = &tile.members[member].blocks[block].data;
+        let values = &data[KvBlock::values(shape, tile.layer, tile.head)..][..BLOCK * padded];
         // Slots beyond the last query hold zeros or stale values; they are left out rather than multiplied by zero.
-        let depth = BLOCK.min(last + 1 - (start_block + i) * BLOCK);
+        let last = tile.members[member].position + tile.part.rows.end - 1;
+        let depth = BLOCK.min(last + 1 - block * BLOCK);
         for panel in (0..padded).step_by(PANEL) {
-            let mut row = 0;
-            while row < rows {
-                let m = L::ROWS.min(rows - row);
+            let mut row = readers.start;
+            while row < readers.end {
+                let m = L::ROWS.min(readers.end - row);
                 // SAFETY: the tile's scores, the block's values and the sums are inside their buffers.
                 unsafe {
-                    let a = scratch.scores.as_ptr().add(row * span + i * BLOCK);
+                    let a = scratch.scores.as_ptr().add(row * stride + (block - start_block) * BLOCK);
                     let c = scratch.sums.as_mut_ptr().add(row * padded + panel);
-                    rows_times_panel::<L, f32>(
-                        m,
-                        a,
-                        span,
-                        values.as_ptr().add(panel),
-                        padded,
-                        depth,
-                        c,
-                        padded,
-                        load,
-                    );
+                    let b = values.as_ptr().add(panel);
+                    rows_times_panel::<L, f32>(m, a, stride, b, padded, depth, c, padded, None, load);
                 }
                 row += m;
             }
         }
     }
 
-    for row in 0..rows {
-        let token = tile.segment.first_row + tile.from + row / tile.group;
-        let at = (token * tile.heads + tile.head * tile.group + row % tile.group) * dim;
-        for d in 0..dim {
-            // SAFETY: this tile's own rows and heads of the output.
-            unsafe { *tile.sink.0.add(at + d) = scratch.sums[row * padded + d] * inverse[row] };
+    for member in 0..tile.members.len() {
+        for (i, row) in tile.rows(member).enumerate() {
+            let head = tile.head * tile.group + i % tile.group;
+            let at = (token(member, i / tile.group) * tile.heads + head) * dim;
+            for d in 0..dim {
+                // SAFETY: this tile's own rows and heads of the output.
+                unsafe { *tile.sink.0.add(at + d) = scratch.sums[row * padded + d] * inverse[row] };
+            }
         }
     }
 }
@@ -294,5 +346,68 @@ unsafe fn softmax_numerators<L: Lanes>(scores: &mut [f32], low: usize, high: usi
         scores[..low / LANES * LANES].fill(0.0);
         scores[high.div_ceil(LANES) * LANES..].fill(0.0);
         simd::sum::<L>(total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_share_blocks_get_the_same_bits_as_rows_with_copies_of_them() {
+        let shape = KvShape { layers: 2, kv_heads: 3, head_dim: 40 };
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut block = || {
+            let mut block = KvBlock::new(&shape);
+            block.data.iter_mut().for_each(|x| *x = random());
+            Arc::new(block)
+        };
+        let common = [block(), block(), block()];
+        // How many of the common blocks, where its row stands, rows: a group of five, one that shares less, a prompt.
+        let rows = [
+            (2, 140, 1),
+            (2, 300, 1),
+            (2, 128, 1),
+            (3, 200, 1),
+            (2, 191, 1),
+            (1, 70, 1),
+            (0, 90, 1),
+            (2, 130, 7),
+        ];
+        let sequences: Vec<Vec<Arc<KvBlock>>> = rows
+            .iter()
+            .map(|&(shared, position, n)| {
+                let own = (position + n - 1) / BLOCK + 1 - shared;
+                common[..shared].iter().cloned().chain((0..own).map(|_| block())).collect()
+            })
+            .collect();
+        let copies: Vec<Vec<Arc<KvBlock>>> =
+            sequences.iter().map(|s| s.iter().map(|b| Arc::new(KvBlock::clone(b))).collect()).collect();
+        let heads = 6;
+        let tokens: usize = rows.iter().map(|r| r.2).sum();
+        let queries: Vec<f32> = (0..tokens * heads * shape.head_dim).map(|_| random()).collect();
+        let run = |sequences: &[Vec<Arc<KvBlock>>], together: usize| {
+            let mut first_row = 0;
+            let segments: Vec<PagedSegment<'_>> = sequences
+                .iter()
+                .zip(rows)
+                .map(|(blocks, (_, position, n))| {
+                    first_row += n;
+                    PagedSegment { blocks, first_row: first_row - n, rows: n, position }
+                })
+                .collect();
+            let shared = parts(&segments, 6, together).iter().map(|p| p.shared).max().unwrap_or(0);
+            let window = (together == 1).then_some(50);
+            (paged_attention(&queries, heads, &shape, 1, window, &segments), shared)
+        };
+        for (together, expected) in [(6, 2), (3, 2), (1, 0)] {
+            let ((shared, read_once), (copied, never)) = (run(&sequences, together), run(&copies, together));
+            assert_eq!((read_once, never), (expected, 0));
+            assert!(shared.iter().any(|x| *x != 0.0) && shared == copied, "{together} together");
+        }
     }
 }

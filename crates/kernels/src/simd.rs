@@ -76,6 +76,8 @@ pub(crate) trait Lanes {
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// `v` where `a ≥ least`, 0 elsewhere.
+    unsafe fn where_at_least(a: Self::V, least: Self::V, v: Self::V) -> Self::V;
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
     /// 2^n for integral n in [-126, 127].
@@ -129,6 +131,10 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn where_at_least(a: Self::V, least: Self::V, v: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] >= least[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
     unsafe fn round(a: Self::V) -> Self::V {
@@ -207,6 +213,13 @@ mod x86 {
             unsafe { [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])] }
         }
         #[inline(always)]
+        unsafe fn where_at_least(a: Self::V, least: Self::V, v: Self::V) -> Self::V {
+            unsafe {
+                let one = |a, least, v| _mm256_and_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(a, least), v);
+                [one(a[0], least[0], v[0]), one(a[1], least[1], v[1])]
+            }
+        }
+        #[inline(always)]
         unsafe fn round(a: Self::V) -> Self::V {
             const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
             unsafe { [_mm256_round_ps::<NEAREST>(a[0]), _mm256_round_ps::<NEAREST>(a[1])] }
@@ -282,6 +295,10 @@ mod x86 {
             unsafe { _mm512_min_ps(a, b) }
         }
         #[inline(always)]
+        unsafe fn where_at_least(a: Self::V, least: Self::V, v: Self::V) -> Self::V {
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, least), v) }
+        }
+        #[inline(always)]
         unsafe fn round(a: Self::V) -> Self::V {
             unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
         }
@@ -313,7 +330,9 @@ mod x86 {
 pub(crate) unsafe fn exp<L: Lanes>(x: L::V) -> L::V {
     // SAFETY: lane arithmetic only; the caller vouches for the instruction set.
     unsafe {
-        let x = L::min(L::max(x, L::splat(-87.33)), L::splat(88.0));
+        let least = L::splat(-87.33);
+        let seen = x;
+        let x = L::min(L::max(x, least), L::splat(88.0));
         let n = L::round(L::mul(x, L::splat(std::f32::consts::LOG2_E)));
         let r = L::fma(n, L::splat(-0.693_359_375), x);
         let r = L::fma(n, L::splat(2.121_944_4e-4), r);
@@ -322,7 +341,8 @@ pub(crate) unsafe fn exp<L: Lanes>(x: L::V) -> L::V {
             p = L::fma(p, r, L::splat(c));
         }
         let p = L::add(L::fma(p, L::mul(r, r), r), L::splat(1.0));
-        L::mul(p, L::exp2i(n))
+        // An exact zero, not the least number: products with what is hidden must not become denormal, which is slow.
+        L::where_at_least(seen, least, L::mul(p, L::exp2i(n)))
     }
 }
 

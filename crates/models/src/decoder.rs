@@ -3,6 +3,7 @@
 //! It runs over packed weights and a [`KvCache`], ragged rows side by side without padding. Training has a decoder of its
 //! own, [`crate::TrainableDecoder`].
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use kernels::{
     Arithmetic, AttentionSegment, BLOCK, FlashAttention, KvShape, PackedWeight, PagedSegment, RotaryTable,
     WeightType, paged_attention, rms_norm, rope, swiglu,
 };
+use rayon::prelude::*;
 
 use crate::cache::{Keys, KvCache, RopeRegime, SequenceId};
 use crate::config::{Architecture, DecoderConfig, RopeScaling};
@@ -433,15 +435,20 @@ impl Decoder {
             return self.tensor_attention(layer, q, k, v, spans, cache);
         }
         let shape = cache.shape;
-        let (k, v) = (k.to_vec2::<f32>()?, v.to_vec2::<f32>()?);
-        for (sequence, span, position) in spans {
-            if let Some(Keys::Blocks(blocks)) = cache.sequences.get_mut(sequence).map(|s| &mut s.keys) {
-                for (i, row) in span.clone().enumerate() {
-                    let at = position + i;
-                    Arc::make_mut(&mut blocks[at / BLOCK]).write(&shape, layer, at % BLOCK, &k[row], &v[row]);
-                }
+        let width = shape.kv_heads * shape.head_dim;
+        let (k, v) = (k.flatten_all()?.to_vec1::<f32>()?, v.flatten_all()?.to_vec1::<f32>()?);
+        let of: HashMap<SequenceId, (&Range<usize>, usize)> =
+            spans.iter().map(|(sequence, span, position)| (*sequence, (span, *position))).collect();
+        cache.sequences.par_iter_mut().for_each(|(sequence, state)| {
+            let (Some((span, position)), Keys::Blocks(blocks)) = (of.get(sequence), &mut state.keys) else {
+                return;
+            };
+            for (i, row) in (*span).clone().enumerate() {
+                let (block, slot) = ((position + i) / BLOCK, (position + i) % BLOCK);
+                let (k, v) = (&k[row * width..][..width], &v[row * width..][..width]);
+                Arc::make_mut(&mut blocks[block]).write(&shape, layer, slot, k, v);
             }
-        }
+        });
         let segments: Vec<PagedSegment<'_>> = spans
             .iter()
             .filter_map(|(sequence, span, position)| match &cache.sequences.get(sequence)?.keys {

@@ -293,8 +293,10 @@ pub fn logprobs(context: &mut Context, args: &LogprobsArgs) -> Result<Outcome, F
             let what = format!("--logits {at}: the text has {} tokens, counted from 0", prompt.ids.len());
             return Err(Failure::new(Code::Usage, what));
         }
-        let scored =
-            model.engine().logprobs(&prompt.ids, &args.logits).map_err(|e| Failure::new(Code::Model, e))?;
+        let scored = model
+            .engine()
+            .logprobs(&prompt.ids, 0, &args.logits)
+            .map_err(|e| Failure::new(Code::Model, e))?;
         let mut output =
             json!({"tokens": prompt.ids, "logprobs": scored.logprobs, "perplexity": scored.perplexity()});
         if !args.logits.is_empty() {
