@@ -474,9 +474,12 @@ pub struct BenchArgs {
     /// Less of everything, in seconds: shows that it runs, its figures are no result
     #[arg(long)]
     pub small: bool,
-    /// The folder for report.json and plot.svg [default: cycle-bench/NAME]
+    /// The folder for report.json and plot.svg, a study's loops and study.json [default: cycle-bench/NAME]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// A study.json of another machine: what ended there is not run again
+    #[arg(long, value_name = "FILE")]
+    pub with: Vec<PathBuf>,
     /// text or json
     #[arg(long, value_parser = text_or_json(), default_value = "text")]
     pub format: Format,

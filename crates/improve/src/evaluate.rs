@@ -53,6 +53,18 @@ impl HeldOut {
         counted
     }
 
+    /// Of these the first `n` of each prompt: distinct words and self-BLEU depend on how many papers are looked at.
+    fn first_of_each<'a>(&self, counted: &[&'a str], n: usize) -> Vec<&'a str> {
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut is_early = |id: &str| {
+            let Some(sample) = self.samples.get(id) else { return false };
+            let seen = seen.entry(&sample.prompt).or_default();
+            *seen += 1;
+            *seen <= n
+        };
+        counted.iter().copied().filter(|id| is_early(id)).collect()
+    }
+
     /// Share of valid papers of each prompt.
     fn valid(&self, counted: &[&str]) -> BTreeMap<String, f64> {
         let valid = |id: &str| Some((self.samples.get(id)?, self.checks.get(id)?.is_valid()));
@@ -74,11 +86,13 @@ fn means<'a>(values: impl Iterator<Item = (&'a Sample, f64)>) -> BTreeMap<String
 }
 
 /// Figures of a policy, and its gains over the start. Intervals are over prompts; a prompt counts for a gain where both
-/// have a score. `start` comes with its own best-of-K.
+/// have a score. `start` comes with its own best-of-K; diversity is that of `diverse` papers a prompt, so that policies of
+/// which more or fewer papers count can be compared.
 pub fn figures(
     now: &HeldOut,
     start: Option<(&HeldOut, usize)>,
     best_of: usize,
+    diverse: usize,
     confidence: f64,
     accepts: &dyn Fn(f64) -> Option<bool>,
 ) -> Evaluation {
@@ -101,8 +115,12 @@ pub fn figures(
         Some((s, ids)) => (single(&s.first, ids), single(&s.second, ids)),
         None => (single(&now.first, &counted), single(&now.second, &counted)),
     };
-    let texts: Vec<Vec<String>> =
-        counted.iter().filter_map(|id| now.samples.get(*id)?.text.as_deref()).map(words).collect();
+    let texts: Vec<Vec<String>> = now
+        .first_of_each(&counted, diverse)
+        .into_iter()
+        .filter_map(|id| now.samples.get(id)?.text.as_deref())
+        .map(words)
+        .collect();
     let checked: Vec<&Checked> = counted.iter().filter_map(|id| now.checks.get(*id)).collect();
     let ratios: Vec<f64> = checked.iter().filter_map(|c| c.log_ratio).collect();
     let opinions: Vec<bool> =
@@ -136,5 +154,42 @@ pub fn figures(
         failed: counted.len() - written().count(),
         unscored: unscored(&now.first),
         second_unscored: unscored(&now.second),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_of_best_of_k_is_as_diverse_as_its_first_papers_however_many_were_drawn() {
+        let held_out = |papers: usize| {
+            let (mut samples, mut first) = (BTreeMap::new(), BTreeMap::new());
+            for prompt in ["p", "q"] {
+                for index in 0..papers {
+                    // Every paper's own first word; the rest is the same in all of them.
+                    let text = format!("{prompt}{index} of what all papers say again and again");
+                    let sample: Sample = serde_json::from_value(serde_json::json!({
+                        "prompt": prompt, "index": index, "policy": "", "seed": 0, "prompt_sha256": "",
+                        "text": text, "parts": 1, "tokens": 9,
+                    }))
+                    .unwrap();
+                    let score = serde_json::json!({"judge": "", "mean": index});
+                    first.insert(format!("{prompt}{index}"), serde_json::from_value(score).unwrap());
+                    samples.insert(format!("{prompt}{index}"), sample);
+                }
+            }
+            HeldOut { samples, first, second: BTreeMap::new(), checks: BTreeMap::new() }
+        };
+        let of = |papers: usize, best_of: usize, diverse: usize| {
+            let e = figures(&held_out(papers), None, best_of, diverse, 0.95, &|_| None);
+            (e.distinct, e.self_bleu, e.judge.map(|j| j.mean))
+        };
+        let (one, all) = (of(1, 1, 1), of(10, 1, 10));
+        assert!(all.0 < one.0, "more papers repeat more: {all:?}, {one:?}");
+        let (start, best) = (of(10, 1, 1), of(10, 10, 1));
+        assert_eq!((start.0, start.1), (one.0, one.1));
+        assert_eq!(start.2, Some(4.5), "its score is that of all papers");
+        assert_eq!((best.0, best.2), (one.0, Some(9.0)));
     }
 }

@@ -1,12 +1,13 @@
 //! Several loops in one table: seeds of one recipe, or methods beside each other.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{LoopConfig, Method};
 use crate::error::ImproveError;
+use crate::evaluate::HeldOut;
 use crate::judge::Judge;
 use crate::ledger::{self, Kind, Ledger};
 use crate::recipes::{self, Shipped};
@@ -143,6 +144,29 @@ pub fn inherit(
     Ok(())
 }
 
+/// What names a loop's settings wherever it runs: a hash of its configuration but for the folder.
+///
+/// # Errors
+/// If the configuration cannot be written.
+pub fn settings(config: &LoopConfig) -> Result<String, ImproveError> {
+    let anywhere = LoopConfig { out: PathBuf::new(), ..config.clone() };
+    let text = serde_json::to_string(&anywhere).map_err(|e| ImproveError::Config(e.to_string()))?;
+    Ok(ledger::id('l', &text))
+}
+
+/// The run of `planned` among those that a table of the same study has.
+///
+/// # Errors
+/// If it ran with other settings: it is no part of this study.
+pub fn run_elsewhere(study: &Study, planned: &Planned, runs: &[Run]) -> Result<Option<Run>, ImproveError> {
+    let (name, seed) = (&study.variants[planned.variant].name, planned.config.seed);
+    let Some(run) = runs.iter().find(|r| r.variant == *name && r.seed == seed) else { return Ok(None) };
+    if run.settings != settings(&planned.config)? {
+        return Err(ImproveError::Config(format!("{name}, seed {seed}, ran with other settings there")));
+    }
+    Ok(Some(run.clone()))
+}
+
 /// What one loop came to: the figures of the policy in force at its end, beside those of its start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
@@ -150,6 +174,8 @@ pub struct Run {
     pub variant: String,
     /// Its seed.
     pub seed: u64,
+    /// Its [`settings`].
+    pub settings: String,
     /// SHA-256 of its rows.
     pub hash: String,
     /// The iteration in which guards stopped it.
@@ -203,7 +229,7 @@ pub fn outcome(
     let (then, now) = (&start.evaluation, &decisions[last].evaluation);
     let gain = |own: Option<Interval>| if last == 0 { Some(0.0) } else { own.map(|i| i.mean) };
     let judge_gain = match judge {
-        Some(judge) if last > 0 => rescored(judge, ledger, last)?,
+        Some(judge) if last > 0 => rescored(judge, ledger, last, config.sample.best_of)?,
         _ => gain(now.judge_gain),
     };
     let (mut drawn, mut seconds) = (0, 0.0);
@@ -218,6 +244,7 @@ pub fn outcome(
     Ok(Some(Run {
         variant: variant.into(),
         seed: config.seed,
+        settings: settings(config)?,
         hash: ledger::hash(ledger, config.iterations)?,
         stopped,
         judge_gain,
@@ -232,12 +259,21 @@ pub fn outcome(
     }))
 }
 
-/// Mean change of a judge's scores of held-out papers, prompt by prompt.
-fn rescored(judge: &dyn Judge, ledger: &dyn Ledger, iteration: usize) -> Result<Option<f64>, ImproveError> {
-    let scores = |iteration: usize| -> Result<BTreeMap<String, f64>, ImproveError> {
-        let samples = ledger::read::<Sample>(ledger, Kind::HeldOut, iteration)?;
-        let known: Vec<(&str, &str)> =
-            samples.values().filter_map(|s| Some((s.prompt.as_str(), s.text.as_deref()?))).collect();
+/// Mean change of a judge's scores of the held-out papers that count, prompt by prompt.
+fn rescored(
+    judge: &dyn Judge,
+    ledger: &dyn Ledger,
+    iteration: usize,
+    best_of: usize,
+) -> Result<Option<f64>, ImproveError> {
+    let scores = |iteration: usize, best_of: usize| -> Result<BTreeMap<String, f64>, ImproveError> {
+        let held_out = HeldOut::read(ledger, iteration)?;
+        let counted = held_out.counted(best_of);
+        let known: Vec<(&str, &str)> = counted
+            .iter()
+            .filter_map(|id| held_out.samples.get(*id))
+            .filter_map(|s| Some((s.prompt.as_str(), s.text.as_deref()?)))
+            .collect();
         let texts: Vec<String> = known.iter().map(|k| k.1.to_string()).collect();
         let (scored, _) = judge.score(&texts, None, 0, &lm::Silent)?;
         let mut by_prompt: BTreeMap<String, Vec<f64>> = BTreeMap::new();
@@ -246,7 +282,7 @@ fn rescored(judge: &dyn Judge, ledger: &dyn Ledger, iteration: usize) -> Result<
         }
         Ok(by_prompt.into_iter().filter_map(|(p, s)| Some((p, mean(&s)?))).collect())
     };
-    let (then, now) = (scores(0)?, scores(iteration)?);
+    let (then, now) = (scores(0, 1)?, scores(iteration, best_of)?);
     let changes: Vec<f64> = now.iter().filter_map(|(p, s)| Some(s - then.get(p)?)).collect();
     Ok(mean(&changes))
 }
@@ -364,6 +400,34 @@ mod tests {
                 assert_eq!(loops.len(), 2 * study.variants.len());
             }
         }
+    }
+
+    #[test]
+    fn a_run_of_another_machine_counts_if_only_its_folder_differs() {
+        let study = Study::parse(ALL[1].text).unwrap();
+        let here = study.loops(Path::new("here"), 1, false).unwrap();
+        let there = study.loops(Path::new("there"), 1, false).unwrap();
+        let run = Run {
+            variant: study.variants[0].name.clone(),
+            seed: study.first_seed,
+            settings: settings(&there[0].config).unwrap(),
+            hash: String::new(),
+            stopped: None,
+            judge_gain: Some(0.4),
+            second_gain: Some(0.1),
+            validity_gain: 0.0,
+            length_ratio: 1.0,
+            distinct_ratio: 1.0,
+            self_bleu_gain: 0.0,
+            kl: None,
+            drawn: 480,
+            seconds: 1.0,
+        };
+        let found = |run: &Run, i: usize| run_elsewhere(&study, &here[i], std::slice::from_ref(run));
+        assert_eq!(found(&run, 0).unwrap().as_ref(), Some(&run));
+        assert_eq!(found(&run, 1).unwrap(), None, "another variant's");
+        let other = Run { settings: settings(&there[1].config).unwrap(), ..run };
+        assert!(found(&other, 0).unwrap_err().to_string().contains("other settings"));
     }
 
     #[test]

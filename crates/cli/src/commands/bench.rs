@@ -25,6 +25,12 @@ pub fn run(context: &Context, args: &BenchArgs) -> Result<Outcome, Failure> {
         return study::run(context, args, &Study::parse(shipped.text)?);
     }
     let found = ALL.iter().find(|m| m.name == args.name).ok_or_else(|| unknown(&args.name))?;
+    if !args.with.is_empty() {
+        return Err(Failure::new(
+            Code::Usage,
+            "--with is for the studies of several loops (`cycle bench list`)",
+        ));
+    }
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("cycle-bench").join(found.name));
     let mut options = Options::new(&out);
     options.seeds = args.seeds.unwrap_or(5) as usize;

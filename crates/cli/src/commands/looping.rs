@@ -144,7 +144,13 @@ fn units(ledger: &Rows) -> (String, String) {
 }
 
 fn reported(config: &LoopConfig, ledger: &Rows) -> Result<Report, Failure> {
-    Ok(report(config, &ledger.run, units(ledger), ledger)?)
+    let mut report = report(config, &ledger.run, units(ledger), ledger)?;
+    if report.status == "running" {
+        // Rows alone do not tell whether a loop failed.
+        let row = ledger.store.runs()?.into_iter().find(|r| r.id == ledger.run);
+        report.status = row.map_or(report.status, |r| r.status);
+    }
+    Ok(report)
 }
 
 /// Writes the page into the loop's folder.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use improve::judge::{Judge, JudgeConfig};
 use improve::rows::Interval;
-use improve::study::{Planned, Run, Study, Summary, Table, inherit, outcome};
+use improve::study::{Planned, Run, Study, Summary, Table, inherit, outcome, run_elsewhere};
 use improve::{LoopConfig, open_judge, recipes};
 use store::Store;
 
@@ -27,7 +27,11 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from("cycle-bench").join(&args.name));
     let loops = study.loops(&out, args.seeds.unwrap_or(study.seeds), args.small)?;
     let judge = common_judge(context, study, args.small, &out)?;
+    let elsewhere = elsewhere(&args.with)?;
     let ended = |planned: &Planned| -> Result<Option<Run>, Failure> {
+        if let Some(run) = run_elsewhere(study, planned, &elsewhere)? {
+            return Ok(Some(run));
+        }
         let config = &planned.config;
         let again = judge.as_ref().filter(|(own, _)| *own != config.judge).map(|(_, j)| j.as_ref());
         let variant = &study.variants[planned.variant].name;
@@ -70,6 +74,19 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
         _ => emit(&shown(&table), None)?,
     }
     Ok(if table.holds() { Outcome::Done } else { Outcome::Look })
+}
+
+/// The runs of tables that were printed on other machines.
+fn elsewhere(files: &[PathBuf]) -> Result<Vec<Run>, Failure> {
+    let mut runs = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).map_err(|e| Failure::io(file, &e))?;
+        let table: Table = serde_json::from_str(&text).map_err(|e| {
+            Failure::new(Code::Usage, format!("{} is no table of a study: {e}", file.display()))
+        })?;
+        runs.extend(table.runs);
+    }
+    Ok(runs)
 }
 
 /// The study's own judge, which every variant is measured by.

@@ -90,6 +90,7 @@ struct Page<'a> {
     terms: Vec<String>,
     learned: Vec<Learned>,
     trains: bool,
+    per_prompt: usize,
     reward: String,
     gates: String,
     examples: Vec<Beside>,
@@ -176,6 +177,10 @@ pub fn page(report: &Report) -> String {
         rows: evaluations.iter().map(|(i, e, kept)| row(*i, e, *kept)).collect(),
         learned: learned(report, &terms),
         trains: config.train.method != Method::None,
+        per_prompt: match config.train.method {
+            Method::None => config.sample.held_out_per_prompt,
+            _ => config.sample.per_prompt,
+        },
         terms: terms.into_iter().map(word).collect(),
         reward: reward(report),
         gates: gates(report),
@@ -276,7 +281,7 @@ fn verdict(status: &str, evaluations: &[(usize, &Evaluation, bool)]) -> String {
                 said(*i, e)
             )
         }
-        (Some((i, e, _)), true) if status == "running" => format!("Not finished. {}", said(*i, e)),
+        (Some((i, e, _)), true) if status != "done" => format!("Not finished. {}", said(*i, e)),
         (Some((i, e, _)), true) if holds(e) => format!("Yes, by both judges. {}", said(*i, e)),
         (Some((i, e, _)), true) => format!("Not shown. {}", said(*i, e)),
     }

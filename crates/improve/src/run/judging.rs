@@ -201,13 +201,15 @@ impl Loop<'_> {
         let best_of = if iteration == 0 { 1 } else { self.config.sample.best_of };
         let accepts = |mean: f64| self.judge.accepts(mean);
         let confidence = self.config.guards.confidence;
-        let evaluation =
-            evaluate::figures(&held_out, start.as_ref().map(|s| (s, 1)), best_of, confidence, &accepts);
+        // As many papers of a prompt as count at the end.
+        let diverse = count / self.config.sample.best_of;
+        let figures = |over| evaluate::figures(&held_out, over, best_of, diverse, confidence, &accepts);
+        let evaluation = figures(start.as_ref().map(|s| (s, 1)));
         let alarms = match before {
             Some((baseline, before)) => {
                 let step = if iteration > 1 && *before != self.start {
                     let then = HeldOut::read(self.ledger, iteration - 1)?;
-                    Some(evaluate::figures(&held_out, Some((&then, best_of)), best_of, confidence, &accepts))
+                    Some(figures(Some((&then, best_of))))
                 } else {
                     None
                 };
