@@ -53,6 +53,8 @@ pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
     let scale = (1.0 / sampling.temperature).min(f64::from(f32::MAX)) as f32;
     kernels::softmax_in_place(&mut probabilities, scale);
     let at_least = |least: f32| -> Vec<(u32, f64)> {
+        // What can never be drawn is not listed.
+        let least = least.max(f32::MIN_POSITIVE);
         let kept = (0..logits.len()).filter(|&i| probabilities[i] >= least && stays(logits[i]));
         kept.map(|i| (i as u32, f64::from(probabilities[i]))).collect()
     };
@@ -134,6 +136,14 @@ mod tests {
         let mut logits = vec![0.0; 5];
         forbid_repeated_ngrams(&mut logits, &[1, 2, 3, 1, 2], 3);
         assert_eq!(logits.iter().position(|l| *l == f32::NEG_INFINITY), Some(3));
+    }
+
+    #[test]
+    fn a_damaged_logit_shows_in_every_log_probability_of_its_row() {
+        let mut logits = vec![0.5; 5000];
+        assert!((logprob(&logits, 7) + 5000f64.ln()).abs() < 1e-6);
+        logits[4321] = f32::NAN;
+        assert!(logprob(&logits, 7).is_nan());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
+use std::mem::MaybeUninit;
 
 use crate::pack::PANEL;
 
@@ -74,9 +75,11 @@ pub(crate) unsafe fn tile(
     debug_assert!((1..=ROWS).contains(&m));
     // What is left of the depth goes through buffers, filled up with zeros.
     let (whole, rest) = (depth / DEPTH, depth % DEPTH);
-    let mut left = [0u16; ROWS * DEPTH];
-    let mut right = [0u16; DEPTH * PANEL];
+    let mut left = MaybeUninit::<[u16; ROWS * DEPTH]>::uninit();
+    let mut right = MaybeUninit::<[u16; DEPTH * PANEL]>::uninit();
     if rest > 0 {
+        let left = left.write([0; ROWS * DEPTH]);
+        let right = right.write([0; DEPTH * PANEL]);
         for i in 0..m {
             // SAFETY: the last depths of row i of `a`.
             unsafe {
@@ -97,8 +100,8 @@ pub(crate) unsafe fn tile(
         reserved: [0; 14],
         row_bytes: [0; 16],
         rows: [0; 16],
-        rest_left: left.as_ptr(),
-        rest_panel: right.as_ptr(),
+        rest_left: left.as_ptr().cast(),
+        rest_panel: right.as_ptr().cast(),
         rest: u64::from(rest > 0),
     };
     // 0 to 3: sums of the upper and the lower rows; 4, 5: their left operands; 6, 7: the panel.

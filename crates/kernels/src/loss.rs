@@ -268,9 +268,14 @@ fn read(row: &[f32], target: usize, statistics: bool) -> (TokenLogProbs, f32) {
     (found, log_sum)
 }
 
-/// log Σ exp(x), with sums of sums in f64: a vocabulary is long. −∞ for an empty slice.
+/// log Σ exp(x), with sums of sums in f64: a vocabulary is long. −∞ for an empty slice, NaN if there is one in it.
 pub fn log_sum_exp(x: &[f32]) -> f64 {
     const RUN: usize = 4096;
+    // Neither the maximum nor the exponential would tell.
+    let has_nan = |run: &[f32]| run.iter().fold(false, |found, v| found | v.is_nan());
+    if x.chunks(RUN).any(has_nan) {
+        return f64::NAN;
+    }
     let shift = largest(x);
     let sum: f64 = x.chunks(RUN).map(|run| f64::from(exp_sum(run, shift, 1.0))).sum();
     f64::from(shift) + sum.ln()
@@ -289,7 +294,7 @@ dispatch! {
     fn slope = slope_body(x: &mut [f32], log_sum: f32, both: f32, each: f32)
 }
 
-/// SAFETY: safe code but for whole vectors inside the slice. NaN in any place gives NaN or a sum that is.
+/// SAFETY: safe code but for whole vectors inside the slice. NaN counts as nothing.
 #[inline(always)]
 unsafe fn largest_body<L: Lanes>(x: &[f32]) -> f32 {
     let whole = x.len() / LANES * LANES;

@@ -104,9 +104,9 @@ pub fn paged_attention(
     let mut out = vec![0f32; queries.len()];
     let group = heads / shape.kv_heads;
     let most = (12 / group).max(1);
-    // As many rows read what they share together as leave every thread some work.
-    let tasks = segments.len() * shape.kv_heads / (4 * rayon::current_num_threads());
-    let together = if window.is_none() { tasks.max(most) } else { 1 };
+    // As many rows read what they share together as leave every thread some work; each has scores of its own.
+    let share = segments.len() * shape.kv_heads / (2 * rayon::current_num_threads());
+    let together = if window.is_none() { share.clamp(1, TOGETHER) } else { 1 };
     let parts = parts(segments, most, together);
     let tasks: Vec<(&Part, usize)> =
         parts.iter().flat_map(|p| (0..shape.kv_heads).map(move |head| (p, head))).collect();
@@ -118,6 +118,9 @@ pub fn paged_attention(
     });
     out
 }
+
+/// Most sequences that read what they share together.
+const TOGETHER: usize = 16;
 
 /// Rows that are computed together: some of one segment, or the single rows of neighbours that begin with the same blocks.
 struct Part {
@@ -402,7 +405,9 @@ mod tests {
                 .collect();
             let shared = parts(&segments, 6, together).iter().map(|p| p.shared).max().unwrap_or(0);
             let window = (together == 1).then_some(50);
-            (paged_attention(&queries, heads, &shape, 1, window, &segments), shared)
+            // One thread: there, as many as may read together do.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+            (pool.install(|| paged_attention(&queries, heads, &shape, 1, window, &segments)), shared)
         };
         for (together, expected) in [(6, 2), (3, 2), (1, 0)] {
             let ((shared, read_once), (copied, never)) = (run(&sequences, together), run(&copies, together));

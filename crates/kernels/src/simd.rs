@@ -323,7 +323,7 @@ mod x86 {
     }
 }
 
-/// e^x in every lane, relative error below 2e-7 on [-87, 88]; 0 below, no NaN from finite input.
+/// e^x in every lane, relative error below 2e-7 on [-87, 88]; 0 below, and for NaN.
 ///
 /// Cody–Waite reduction by ln 2 in two parts, then a polynomial of degree 6 (Cephes' coefficients).
 #[inline(always)]

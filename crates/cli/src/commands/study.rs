@@ -37,6 +37,17 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
         let variant = &study.variants[planned.variant].name;
         Ok(outcome(variant, config, &rows(context, config)?, again)?)
     };
+    // After every loop: what there is may be taken elsewhere at any time.
+    let write = || -> Result<Table, Failure> {
+        // Another process may have ended loops that this one passed over.
+        let found: Vec<Option<Run>> = loops.iter().map(&ended).collect::<Result<_, _>>()?;
+        let missing = found.iter().filter(|run| run.is_none()).count();
+        let table = Table::of(study, found.into_iter().flatten().collect(), missing);
+        let text = serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?;
+        std::fs::create_dir_all(&out).map_err(|e| Failure::io(&out, &e))?;
+        emit(&text, Some(&out.join("study.json")))?;
+        Ok(table)
+    };
     for (done, planned) in loops.iter().enumerate() {
         if ended(planned)?.is_some() {
             continue;
@@ -47,7 +58,10 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
         let mut ledger = rows(context, config)?;
         begin(context, &mut ledger, planned, &loops)?;
         match carry_out(context, config, ledger.store) {
-            Ok((_, ledger)) => drop(write_page(context, config, &ledger)?),
+            Ok((_, ledger)) => {
+                write_page(context, config, &ledger)?;
+                write()?;
+            }
             Err(failure) if failure.code == Code::Resources && failure.what.contains("another process") => {
                 context.note(&failure.what);
             }
@@ -62,15 +76,11 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
             Err(failure) => context.note(&format!("{label}, seed {}: {}", config.seed, failure.what)),
         }
     }
-    // Another process may have ended loops that this one passed over.
-    let found: Vec<Option<Run>> = loops.iter().map(ended).collect::<Result<_, _>>()?;
-    let missing = found.iter().filter(|run| run.is_none()).count();
-    let table = Table::of(study, found.into_iter().flatten().collect(), missing);
-    let text = serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?;
-    std::fs::create_dir_all(&out).map_err(|e| Failure::io(&out, &e))?;
-    emit(&text, Some(&out.join("study.json")))?;
+    let table = write()?;
     match args.format {
-        Format::Json => emit(&text, None)?,
+        Format::Json => {
+            emit(&serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?, None)?
+        }
         _ => emit(&shown(&table), None)?,
     }
     Ok(if table.holds() { Outcome::Done } else { Outcome::Look })
