@@ -98,7 +98,7 @@ unsafe fn tile_f32_body<L: Lanes>(
         // SAFETY: rows row..row+rows are inside the tile.
         unsafe {
             let (a, c) = (a.add(row * lda), c.add(row * ldc));
-            rows_times_panel::<L, f32>(rows, a, lda, panel, PANEL, depth, c, ldc, None, |p| L::load(p));
+            rows_times_panel::<L, f32>(rows, a, lda, panel, PANEL, depth, c, ldc, |p| L::load(p));
         }
         row += rows;
     }

@@ -151,12 +151,10 @@ impl PackedWeight {
             let span = p * self.inputs * PANEL..(p + 1) * self.inputs * PANEL;
             let bias = bias.map(|b| &b[p * PANEL..p * PANEL + columns]);
             let job = PanelJob { x, rows, depth: self.inputs, target, first: p * PANEL, columns, bias };
-            // What a neighbour's task needs next, in most cases this thread's own.
-            let next = span.end..span.end + span.len();
             match &self.storage {
-                Storage::F32(v) => panel_f32(&v[span], v.get(next).unwrap_or(&[]), &job),
-                Storage::Bf16(v) => panel_bf16(&v[span], v.get(next).unwrap_or(&[]), &job),
-                Storage::F16(v) => panel_f16(&v[span], v.get(next).unwrap_or(&[]), &job),
+                Storage::F32(v) => panel_f32(&v[span], &job),
+                Storage::Bf16(v) => panel_bf16(&v[span], &job),
+                Storage::F16(v) => panel_f16(&v[span], &job),
             }
         });
     }
@@ -183,38 +181,32 @@ struct PanelJob<'a> {
     bias: Option<&'a [f32]>,
 }
 
-dispatch! { fn panel_f32 = panel_f32_body(panel: &[f32], next: &[f32], job: &PanelJob<'_>) }
-dispatch! { fn panel_bf16 = panel_bf16_body(panel: &[u16], next: &[u16], job: &PanelJob<'_>) }
-dispatch! { fn panel_f16 = panel_f16_body(panel: &[u16], next: &[u16], job: &PanelJob<'_>) }
+dispatch! { fn panel_f32 = panel_f32_body(panel: &[f32], job: &PanelJob<'_>) }
+dispatch! { fn panel_bf16 = panel_bf16_body(panel: &[u16], job: &PanelJob<'_>) }
+dispatch! { fn panel_f16 = panel_f16_body(panel: &[u16], job: &PanelJob<'_>) }
 
 #[inline(always)]
-unsafe fn panel_f32_body<L: Lanes>(panel: &[f32], next: &[f32], job: &PanelJob<'_>) {
+unsafe fn panel_f32_body<L: Lanes>(panel: &[f32], job: &PanelJob<'_>) {
     // SAFETY: as `run_panel`.
-    unsafe { run_panel::<L, f32>(panel, next, job, |p| L::load(p)) }
+    unsafe { run_panel::<L, f32>(panel, job, |p| L::load(p)) }
 }
 #[inline(always)]
-unsafe fn panel_bf16_body<L: Lanes>(panel: &[u16], next: &[u16], job: &PanelJob<'_>) {
+unsafe fn panel_bf16_body<L: Lanes>(panel: &[u16], job: &PanelJob<'_>) {
     // SAFETY: as `run_panel`.
-    unsafe { run_panel::<L, u16>(panel, next, job, |p| L::load_bf16(p)) }
+    unsafe { run_panel::<L, u16>(panel, job, |p| L::load_bf16(p)) }
 }
 #[inline(always)]
-unsafe fn panel_f16_body<L: Lanes>(panel: &[u16], next: &[u16], job: &PanelJob<'_>) {
+unsafe fn panel_f16_body<L: Lanes>(panel: &[u16], job: &PanelJob<'_>) {
     // SAFETY: as `run_panel`.
-    unsafe { run_panel::<L, u16>(panel, next, job, |p| L::load_f16(p)) }
+    unsafe { run_panel::<L, u16>(panel, job, |p| L::load_f16(p)) }
 }
 
 /// All rows against one panel, block of k by block of k; sums continue from block to block in a scratch of f32, which
-/// changes nothing (they are f32 in registers too). From the second tile of rows on the panel is in the cache: `next` is
-/// fetched meanwhile.
+/// changes nothing (they are f32 in registers too).
 ///
 /// SAFETY: `panel` is `[depth, 32]`, `x` is `[rows, depth]`, the target's columns `first..first+columns` belong to this call.
 #[inline(always)]
-unsafe fn run_panel<L: Lanes, T>(
-    panel: &[T],
-    next: &[T],
-    job: &PanelJob<'_>,
-    load: impl Fn(*const T) -> L::V + Copy,
-) {
+unsafe fn run_panel<L: Lanes, T>(panel: &[T], job: &PanelJob<'_>, load: impl Fn(*const T) -> L::V + Copy) {
     debug_assert_eq!(panel.len(), job.depth * PANEL);
     debug_assert_eq!(job.x.len(), job.rows * job.depth);
     let mut sums = vec![0f32; job.rows * PANEL];
@@ -224,13 +216,12 @@ unsafe fn run_panel<L: Lanes, T>(
         let mut row = 0;
         while row < job.rows {
             let m = L::ROWS.min(job.rows - row);
-            let ahead = next.get(from * PANEL..).filter(|rest| row > 0 && rest.len() >= depth * PANEL);
             // SAFETY: rows row..row+m and depths from..from+depth are inside the matrices.
             unsafe {
                 let a = job.x.as_ptr().add(row * job.depth + from);
                 let b = panel.as_ptr().add(from * PANEL);
                 let c = sums.as_mut_ptr().add(row * PANEL);
-                rows_times_panel::<L, T>(m, a, job.depth, b, PANEL, depth, c, PANEL, ahead, load);
+                rows_times_panel::<L, T>(m, a, job.depth, b, PANEL, depth, c, PANEL, load);
             }
             row += m;
         }
@@ -248,21 +239,7 @@ unsafe fn run_panel<L: Lanes, T>(
     }
 }
 
-/// Asks for the cache line at `p` to be brought into the second-level cache.
-#[inline(always)]
-fn prefetch<T>(p: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint; it reads nothing and cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = p;
-}
-
-/// `c += a · b` for `m` rows (at most 12) and 32 columns. The `depth` rows of `ahead` (of 32 as well) are fetched
-/// meanwhile, one at each k.
+/// `c += a · b` for `m` rows (at most 12) and 32 columns.
 ///
 /// SAFETY: `a` is `[m, depth]` with row stride `lda`, `b` is `[depth, 32]` with row stride `ldb`, `c` is `[m, 32]` with
 /// row stride `ldc`.
@@ -277,14 +254,13 @@ pub(crate) unsafe fn rows_times_panel<L: Lanes, T>(
     depth: usize,
     c: *mut f32,
     ldc: usize,
-    ahead: Option<&[T]>,
     load: impl Fn(*const T) -> L::V + Copy,
 ) {
     macro_rules! sizes {
         ($($m:literal)*) => {
             match m {
                 // SAFETY: by this function's contract.
-                $($m => unsafe { tile::<L, T, $m>(a, lda, b, ldb, depth, c, ldc, ahead, load) },)*
+                $($m => unsafe { tile::<L, T, $m>(a, lda, b, ldb, depth, c, ldc, load) },)*
                 _ => unreachable!("a tile has 1 to 12 rows"),
             }
         };
@@ -302,10 +278,8 @@ unsafe fn tile<L: Lanes, T, const M: usize>(
     depth: usize,
     c: *mut f32,
     ldc: usize,
-    ahead: Option<&[T]>,
     load: impl Fn(*const T) -> L::V + Copy,
 ) {
-    let (ahead, step) = ahead.map_or((b, 0), |ahead| (ahead.as_ptr(), PANEL));
     // SAFETY: by the contract of `rows_times_panel`.
     unsafe {
         let mut low: [L::V; M] = std::array::from_fn(|i| L::load(c.add(i * ldc)));
@@ -313,10 +287,6 @@ unsafe fn tile<L: Lanes, T, const M: usize>(
         for k in 0..depth {
             let b0 = load(b.add(k * ldb));
             let b1 = load(b.add(k * ldb + LANES));
-            if step > 0 {
-                prefetch(ahead.wrapping_add(k * step));
-                prefetch(ahead.wrapping_add(k * step + LANES));
-            }
             for i in 0..M {
                 let x = L::splat(*a.add(i * lda + k));
                 low[i] = L::fma(x, b0, low[i]);

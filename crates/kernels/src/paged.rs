@@ -266,7 +266,7 @@ unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
                     let at = row * stride + (block - start_block) * BLOCK + panel;
                     let c = scratch.scores.as_mut_ptr().add(at);
                     let b = keys.as_ptr().add(panel);
-                    rows_times_panel::<L, f32>(m, a, dim, b, BLOCK, dim, c, stride, None, load);
+                    rows_times_panel::<L, f32>(m, a, dim, b, BLOCK, dim, c, stride, load);
                 }
                 row += m;
             }
@@ -302,7 +302,7 @@ unsafe fn attend_body<L: Lanes>(tile: &Tile<'_>, scratch: &mut Scratch) {
                     let a = scratch.scores.as_ptr().add(row * stride + (block - start_block) * BLOCK);
                     let c = scratch.sums.as_mut_ptr().add(row * padded + panel);
                     let b = values.as_ptr().add(panel);
-                    rows_times_panel::<L, f32>(m, a, stride, b, padded, depth, c, padded, None, load);
+                    rows_times_panel::<L, f32>(m, a, stride, b, padded, depth, c, padded, load);
                 }
                 row += m;
             }

@@ -38,7 +38,7 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
         Ok(outcome(variant, config, &rows(context, config)?, again)?)
     };
     // After every loop: what there is may be taken elsewhere at any time.
-    let write = || -> Result<Table, Failure> {
+    let write = || -> Result<(Table, String), Failure> {
         // Another process may have ended loops that this one passed over.
         let found: Vec<Option<Run>> = loops.iter().map(&ended).collect::<Result<_, _>>()?;
         let missing = found.iter().filter(|run| run.is_none()).count();
@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
         let text = serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?;
         std::fs::create_dir_all(&out).map_err(|e| Failure::io(&out, &e))?;
         emit(&text, Some(&out.join("study.json")))?;
-        Ok(table)
+        Ok((table, text))
     };
     for (done, planned) in loops.iter().enumerate() {
         if ended(planned)?.is_some() {
@@ -76,11 +76,9 @@ pub fn run(context: &Context, args: &BenchArgs, study: &Study) -> Result<Outcome
             Err(failure) => context.note(&format!("{label}, seed {}: {}", config.seed, failure.what)),
         }
     }
-    let table = write()?;
+    let (table, text) = write()?;
     match args.format {
-        Format::Json => {
-            emit(&serde_json::to_string(&table).map_err(|e| Failure::new(Code::Model, e))?, None)?
-        }
+        Format::Json => emit(&text, None)?,
         _ => emit(&shown(&table), None)?,
     }
     Ok(if table.holds() { Outcome::Done } else { Outcome::Look })
