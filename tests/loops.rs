@@ -255,6 +255,44 @@ fn what_cannot_be_learned_from_is_said_before_or_instead_of_a_training() {
         "no loop of this configuration",
     );
     home.fails(&["loop", "run", "--recipe", "mirco"], 2, "did you mean micro");
+    let judged = "pairs.learn=\"judged\"";
+    fails(&[judged], 4, "reads title and abstract");
+    fails(&[judged, "judge={kind=\"model\", model=\"x\", reads=\"all\"}"], 4, "title and abstract alone");
+    let reads_it = "judge={kind=\"model\", model=\"builtin:judge-a\"}";
+    fails(&[judged, reads_it, "train.method=\"sft\""], 4, "learns whole papers");
+}
+
+#[test]
+fn pairs_may_be_about_the_part_that_the_judge_reads() {
+    let home = Home::new();
+    if !has_builtin(&home) {
+        return;
+    }
+    home.write("loop.toml", TINY.replace("max_tokens = 64", "max_tokens = 240"));
+    prompts(&home);
+    let set = [
+        "iterations=1",
+        "judge={kind='model', model='builtin:judge-a'}",
+        "second_judge={kind='model', model='builtin:judge-b'}",
+        "pairs.learn=judged",
+    ];
+    let mut args = vec!["loop", "run", "--config", "loop.toml"];
+    set.iter().for_each(|s| args.extend(["--set", s]));
+    let done = home.run(&args);
+    assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
+    let exported = home.run(&["pairs", "export"]);
+    let exported: Vec<Value> = text(&exported).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let trained = fs::read_to_string(home.path("loop/iteration-1/rows.jsonl")).unwrap();
+    let trained: Vec<Value> = trained.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(!exported.is_empty() && exported.len() == trained.len());
+    for row in &exported {
+        let same = trained.iter().find(|t| t["id"] == row["id"]).unwrap();
+        for (answer, open) in [("chosen", "chosen_open"), ("rejected", "rejected_open")] {
+            assert!(row[answer][0]["content"].as_str().unwrap().ends_with("\\end{abstract}"), "{row}");
+            assert_eq!((&row[answer], &row[open]), (&same[answer], &Value::Bool(true)));
+            assert_eq!(same[open], true);
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::gather;
 use crate::parquet::{Column, Writer};
 use crate::write::turns;
 
-/// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `rejected_open`, `difference`, `id`, `loop`, `iteration`,
+/// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `chosen_open`,
+/// `rejected_open`, `difference`, `id`, `loop`, `iteration`,
 /// `policy`) by rename.
 ///
 /// # Errors
@@ -19,6 +20,7 @@ pub fn write_pairs(path: &Path, rows: &[Value]) -> Result<(), DatasetError> {
         ("prompt", turns()),
         ("chosen", turns()),
         ("rejected", turns()),
+        ("chosen_open", Column::Flag),
         ("rejected_open", Column::Flag),
         ("difference", Column::Number),
         ("id", Column::Text),
@@ -53,7 +55,7 @@ mod tests {
         let row = |n: usize| {
             json!({"prompt": [message("system", "s"), message("user", &format!("ü {n}"))],
                 "chosen": [message("assistant", "good")], "rejected": [message("assistant", "bad")],
-                "rejected_open": n.is_multiple_of(2), "difference": 0.25, "id": format!("d{n}"), "loop": "x1", "iteration": 2, "policy": "p"})
+                "chosen_open": false, "rejected_open": n.is_multiple_of(2), "difference": 0.25, "id": format!("d{n}"), "loop": "x1", "iteration": 2, "policy": "p"})
         };
         let rows: Vec<Value> = (0..1003).map(row).collect();
         write_pairs(&path, &rows).unwrap();
@@ -64,7 +66,7 @@ mod tests {
         assert_eq!(back.len(), rows.len());
         assert_eq!(
             back[1002],
-            r#"{prompt: [{role: "system", content: "s"}, {role: "user", content: "ü 1002"}], chosen: [{role: "assistant", content: "good"}], rejected: [{role: "assistant", content: "bad"}], rejected_open: true, difference: 0.25, id: "d1002", loop: "x1", iteration: 2, policy: "p"}"#
+            r#"{prompt: [{role: "system", content: "s"}, {role: "user", content: "ü 1002"}], chosen: [{role: "assistant", content: "good"}], rejected: [{role: "assistant", content: "bad"}], chosen_open: false, rejected_open: true, difference: 0.25, id: "d1002", loop: "x1", iteration: 2, policy: "p"}"#
         );
     }
 }

@@ -4,21 +4,25 @@ use std::collections::BTreeSet;
 
 use research::{Outline, Stage};
 
-use crate::config::TermName;
+use crate::config::{Learn, TermName};
 use crate::prompts::Prompt;
 use crate::rows::{Checked, Sample};
 use crate::stats::words;
 
-/// Looks at a sample of a prompt.
-pub fn check(sample: &Sample, stage: Stage, prompt: &Prompt) -> Checked {
+/// Looks at a sample of a prompt, which holds so much of a stage.
+pub fn check(sample: &Sample, stage: Stage, learn: Learn, prompt: &Prompt) -> Checked {
     let mut checked = Checked::default();
     let Some(text) = &sample.text else {
         let why = sample.failed.clone().unwrap_or_else(|| "no text".into());
         checked.faults.push(why);
         return checked;
     };
-    let missing = Outline::of(text).missing(stage);
-    checked.terms.insert(TermName::Complete, 1.0 - missing.len() as f64 / stage.wanted() as f64);
+    let missing = |outline: &Outline| match learn {
+        Learn::Whole => outline.missing(stage),
+        Learn::Judged => outline.missing_head(),
+    };
+    let (wanted, missing) = (missing(&Outline::default()).len(), missing(&Outline::of(text)));
+    checked.terms.insert(TermName::Complete, 1.0 - missing.len() as f64 / wanted as f64);
     if !missing.is_empty() {
         checked.faults.push(format!("without {}", missing.join(", ")));
     }
@@ -142,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_whole_opening_has_no_fault_and_each_lack_is_named() {
-        let opening = |text: &str| check(&sample(text), Stage::Opening, &prompt(None));
+        let opening = |text: &str| check(&sample(text), Stage::Opening, Learn::Whole, &prompt(None));
         let fine = opening(WHOLE);
         assert!(fine.is_valid(), "{:?}", fine.faults);
         assert_eq!(fine.terms[&TermName::Complete], 1.0);
@@ -157,6 +161,10 @@ mod tests {
             lacks.faults
         );
         assert!(opening(&WHOLE.replace("known", "unknown")).faults[0].contains("unknown"));
+        let (head, _) = WHOLE.split_once("\n```\n\n## Exp").unwrap();
+        let judged = |text: &str| check(&sample(text), Stage::Opening, Learn::Judged, &prompt(None));
+        assert!(judged(head).is_valid() && !opening(head).is_valid());
+        assert!(judged(&head.replace("\\title{Fast}", "")).faults[0].contains("title"));
         let loops = format!("{WHOLE}\n{}", "we run it again and again and again and ".repeat(40));
         assert!(opening(&loops).terms[&TermName::Distinct] < 0.5);
     }
@@ -171,7 +179,7 @@ mod tests {
             let text = format!(
                 "```latex\n\\section{{Results}}\n\n{numbers}\n\n\\section{{Conclusion}}\n\nIt holds.\n```"
             );
-            check(&sample(&text), Stage::SecondHalf, &prompt(Some(given.clone())))
+            check(&sample(&text), Stage::SecondHalf, Learn::Whole, &prompt(Some(given.clone())))
         };
         let fine = second("We reach 93.5 (0.935) against 91.20 with a rate of 1.5 in version 1.2.3.");
         assert!(fine.is_valid(), "{:?}", fine.faults);

@@ -6,7 +6,7 @@ use research::Stage;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ImproveError;
-use crate::judge::JudgeConfig;
+use crate::judge::{JudgeConfig, Reads};
 
 /// A whole loop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -208,6 +208,24 @@ pub enum Cut {
     Reject,
 }
 
+/// How much of a paper is drawn for pairs and learned from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Learn {
+    /// All of it, and that it ends there.
+    #[default]
+    Whole,
+    /// Up to the end of the abstract, with no end behind it: what a judge of title and abstract reads, and what leads to it.
+    /// A score says nothing about the rest, which in a first half is two thirds of the tokens: credit given to it is noise.
+    /// Nor is the rest drawn where a form leads the policy. Terms of the reward are those of this part; held-out papers are
+    /// whole.
+    Judged,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// From rewards to pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -216,6 +234,9 @@ pub struct Pairs {
     pub rule: PairRule,
     /// Samples that ran into a limit.
     pub cut: Cut,
+    /// How much of a paper. Left out of a loop's record where it is the default, as in loops from before there was a choice.
+    #[serde(skip_serializing_if = "is_default")]
+    pub learn: Learn,
     /// Least difference of rewards (of win rates for `dno`, of log-odds where the reward is a comparing judge's alone).
     pub margin: f64,
     /// … and their rewards differ by at least so many of the judge's own standard deviations over repeated reviews. Equal
@@ -242,6 +263,7 @@ impl Default for Pairs {
         Self {
             rule: PairRule::BestWorst,
             cut: Cut::LeaveOut,
+            learn: Learn::Whole,
             margin: 0.0,
             noise: 1.0,
             repeats: 0,
@@ -421,11 +443,19 @@ impl LoopConfig {
             let what = "train.engine = \"trl\" starts from new adapters alone: leave [train.lora] out, or set iterations = 1";
             return Err(what.into());
         }
-        if self.pairs.cut == Cut::Open && self.train.engine == Engine::Trl {
-            return Err(
-                "pairs.cut = \"open\" needs train.engine = \"local\": TRL puts an end behind every answer"
-                    .into(),
-            );
+        let judged = self.pairs.learn == Learn::Judged;
+        if self.train.engine == Engine::Trl && (judged || self.pairs.cut == Cut::Open) {
+            let set = if judged { "learn = \"judged\"" } else { "cut = \"open\"" };
+            return Err(format!(
+                "pairs.{set} needs train.engine = \"local\": TRL puts an end behind every answer"
+            ));
+        }
+        let head = matches!(&self.judge, JudgeConfig::Model { reads: Reads::Abstract, .. });
+        if judged && (!head || s.stage == Stage::SecondHalf) {
+            return Err("pairs.learn = \"judged\" needs a judge that reads title and abstract alone, and a stage that has them".into());
+        }
+        if judged && self.train.method == Method::Sft {
+            return Err("pairs.learn = \"judged\" needs train.method = \"preference\": supervised training learns whole papers".into());
         }
         self.recipe_of(&"model".into(), &"rows".into(), &"out".into(), None).map(|_| ())
     }

@@ -11,7 +11,8 @@ use crate::rows::{Pair, Sample};
 
 /// The rows of an iteration: `prompt`, `chosen` and `rejected` with the scores that GPO and DNO learn, or `prompt` and
 /// `completion` of each prompt's best sample for supervised training. `shape` gets the messages that the model was asked and
-/// returns them, or a text; the answers have the same form. `rejected_open` marks an answer that was cut and has no end.
+/// returns them, or a text; the answers have the same form. `chosen_open` and `rejected_open` mark
+/// answers that have no end.
 ///
 /// # Errors
 /// If a row is not there, or a prompt cannot be made.
@@ -57,7 +58,8 @@ pub fn rows(
             "prompt": asked, "chosen": answer(chosen, false), "rejected": answer(rejected, pair.open),
             "score_chosen": pair.score_chosen, "score_rejected": pair.score_rejected,
             "p_chosen": pair.p_chosen, "p_rejected": pair.p_rejected,
-            "difference": pair.difference, "iteration": from, "id": id, "rejected_open": pair.open,
+            "difference": pair.difference, "iteration": from, "id": id,
+            "chosen_open": pair.without_end, "rejected_open": pair.open || pair.without_end,
         }));
         if let Some(row) = out.last_mut().filter(|_| rendered) {
             row["rendered"] = json!(true);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{Cut, PairRule, Pairs};
+use crate::config::{Cut, Learn, PairRule, Pairs};
 use crate::ledger::id;
 use crate::rows::{Pair, PairCounts, Rewarded, Sample};
 use crate::stats::{deviation, mean};
@@ -85,6 +85,7 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
                 rejected: worse.candidate.id.into(),
                 difference,
                 open: false,
+                without_end: config.learn == Learn::Judged,
                 score_chosen: standing.scores[i],
                 score_rejected: standing.scores[j],
                 p_chosen: standing.wins[i],
@@ -102,6 +103,7 @@ pub fn pairs(config: &Pairs, candidates: &[Candidate<'_>], noise: f64) -> Made {
                 rejected: worse.id.into(),
                 difference: 0.0,
                 open: true,
+                without_end: config.learn == Learn::Judged,
                 score_chosen: score,
                 score_rejected: -score,
                 p_chosen: 1.0,

@@ -202,20 +202,25 @@ impl Outline {
         }
     }
 
+    /// What the beginning of a first stage should hold, up to its abstract, and this one does not, by name.
+    pub fn missing_head(&self) -> Vec<&'static str> {
+        let parts = [
+            ("motivation", self.motivation.is_some()),
+            ("idea", self.idea.is_some()),
+            ("title", self.title.is_some()),
+            ("abstract", self.summary.is_some()),
+        ];
+        parts.into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect()
+    }
+
     /// What a stage should hold and this one does not, by name.
     pub fn missing(&self, stage: Stage) -> Vec<&'static str> {
-        let mut missing = Vec::new();
+        let mut missing = if stage == Stage::SecondHalf { Vec::new() } else { self.missing_head() };
         let mut want = |name, there: bool| {
             if !there {
                 missing.push(name);
             }
         };
-        if stage != Stage::SecondHalf {
-            want("motivation", self.motivation.is_some());
-            want("idea", self.idea.is_some());
-            want("title", self.title.is_some());
-            want("abstract", self.summary.is_some());
-        }
         match stage {
             Stage::Opening => {
                 let two = |list: &Vec<Value>| list.len() >= 2;

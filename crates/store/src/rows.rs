@@ -205,11 +205,13 @@ pub struct PairRow {
     pub iteration: i64,
     /// What was asked: messages, as JSON.
     pub prompt: String,
-    /// The better text.
+    /// The better text, as far as it is learned from.
     pub chosen: String,
-    /// The worse text; up to the limit that it ran into where it is open.
+    /// The worse text; up to the limit that it ran into where it did.
     pub rejected: String,
-    /// It has no end: trainers that put one there should leave the pair out.
+    /// The better text has no end: trainers that put one there should leave the pair out.
+    pub chosen_open: bool,
+    /// The worse text has none.
     pub rejected_open: bool,
     /// Difference of their rewards.
     pub difference: f64,

@@ -53,7 +53,7 @@ pub(crate) const PUT_LOOP_ROW: &str = "INSERT INTO loop_rows (run, iteration, ki
      ON CONFLICT (run, iteration, kind, id) DO NOTHING";
 pub(crate) const LIST_LOOP_ROWS: &str = "SELECT id, value FROM loop_rows WHERE run = ?1 AND iteration = ?2 AND kind = ?3 \
      ORDER BY id";
-pub(crate) const LIST_PAIRS: &str = "SELECT run, iteration, id, prompt, chosen, rejected, rejected_open, difference, policy FROM pairs \
+pub(crate) const LIST_PAIRS: &str = "SELECT run, iteration, id, prompt, chosen, rejected, chosen_open, rejected_open, difference, policy FROM pairs \
      ORDER BY run, iteration, id";
 pub(crate) const OTHERS: &str = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND \
      NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')";

@@ -452,15 +452,37 @@ impl Store {
     /// # Errors
     /// If the store cannot be read.
     pub fn pairs(&self) -> Result<Vec<PairRow>, StoreError> {
-        type Tuple = (String, i64, String, String, String, String, bool, f64, String);
+        type Tuple = (String, i64, String, String, String, String, bool, bool, f64, String);
         let rows: Vec<Tuple> = self
             .runtime
             .block_on(sqlx::query_as(sql::LIST_PAIRS).fetch_all(&self.pool))
             .map_err(self.fail())?;
-        let row =
-            |(run, iteration, id, prompt, chosen, rejected, rejected_open, difference, policy): Tuple| {
-                PairRow { id, run, iteration, prompt, chosen, rejected, rejected_open, difference, policy }
-            };
+        let row = |row: Tuple| {
+            let (
+                run,
+                iteration,
+                id,
+                prompt,
+                chosen,
+                rejected,
+                chosen_open,
+                rejected_open,
+                difference,
+                policy,
+            ) = row;
+            PairRow {
+                id,
+                run,
+                iteration,
+                prompt,
+                chosen,
+                rejected,
+                chosen_open,
+                rejected_open,
+                difference,
+                policy,
+            }
+        };
         Ok(rows.into_iter().map(row).collect())
     }
 

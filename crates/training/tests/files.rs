@@ -55,7 +55,7 @@ fn rows_of_a_parquet_file_are_those_of_the_same_file_as_json_lines() {
 }
 
 #[test]
-fn a_rejected_answer_that_was_cut_gets_no_end_behind_it() {
+fn an_answer_that_was_cut_gets_no_end_behind_it() {
     let folder = tempfile::tempdir().unwrap();
     let mini = folder.path().join("mini");
     training::mini::ensure(&mini).unwrap();
@@ -73,18 +73,23 @@ fn a_rejected_answer_that_was_cut_gets_no_end_behind_it() {
         overlong: Overlong::Error,
     };
     let turn = |role: &str, text: &str| serde_json::json!([{"role": role, "content": text}]);
-    let rows = [false, true].map(|open| {
+    let rows = [(false, false), (false, true), (true, false)].map(|(chosen, rejected)| {
         serde_json::json!({"prompt": turn("user", "Review: pruning"), "chosen": turn("assistant", "It helps."),
-            "rejected": turn("assistant", "I feel that"), "rejected_open": open})
+            "rejected": turn("assistant", "I feel that"), "chosen_open": chosen, "rejected_open": rejected})
         .to_string()
     });
     let path = folder.path().join("open.jsonl");
     fs::write(&path, rows.join("\n")).unwrap();
     let read = reading.file(&path).unwrap().rows;
-    let [training::Row::Pair(ended), training::Row::Pair(open)] = &read[..] else { panic!("{read:?}") };
+    let [training::Row::Pair(ended), training::Row::Pair(open), training::Row::Pair(better)] = &read[..]
+    else {
+        panic!("{read:?}")
+    };
     assert_eq!(ended.chosen, open.chosen);
     assert_eq!((ended.chosen.last().copied(), ended.rejected.last().copied()), (eos, eos));
     assert_eq!(open.rejected[..], ended.rejected[..ended.rejected.len() - 1]);
+    assert_eq!(better.chosen[..], ended.chosen[..ended.chosen.len() - 1]);
+    assert_eq!(better.rejected, ended.rejected);
 }
 
 #[test]

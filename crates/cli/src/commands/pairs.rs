@@ -70,6 +70,6 @@ fn row(pair: &PairRow) -> Result<Value, Failure> {
     let prompt: Value = serde_json::from_str(&pair.prompt).map_err(|e| Failure::new(Code::Model, e))?;
     let answer = |text: &str| json!([{"role": "assistant", "content": text}]);
     Ok(json!({"prompt": prompt, "chosen": answer(&pair.chosen), "rejected": answer(&pair.rejected),
-        "rejected_open": pair.rejected_open, "difference": pair.difference, "id": pair.id, "loop": pair.run,
-        "iteration": pair.iteration, "policy": pair.policy}))
+        "chosen_open": pair.chosen_open, "rejected_open": pair.rejected_open, "difference": pair.difference, "id": pair.id,
+        "loop": pair.run, "iteration": pair.iteration, "policy": pair.policy}))
 }

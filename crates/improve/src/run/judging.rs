@@ -101,7 +101,7 @@ impl Loop<'_> {
             for (i, (key, sample)) in batch.iter().enumerate() {
                 // There is one: [`Loop::run`] begins with that.
                 let Some(prompt) = prompts.iter().find(|p| p.id == sample.prompt) else { continue };
-                let mut checked = checks::check(sample, stage, prompt);
+                let mut checked = checks::check(sample, stage, self.learned(of), prompt);
                 if let Some(base) = base.get(i).copied().flatten() {
                     checked.terms.insert(TermName::Fluency, base);
                     let own = if same { Some(base) } else { own.get(i).copied().flatten() };

@@ -7,6 +7,7 @@ use lm::{Completion, LanguageModel, LmError, Output, Part, Request};
 use serde_json::{Value, json};
 
 use super::{Loop, derive};
+use crate::config::Learn;
 use crate::error::ImproveError;
 use crate::ledger::{self, Kind, id};
 use crate::policy::{Policy, ask};
@@ -93,6 +94,11 @@ impl Loop<'_> {
         Ok(())
     }
 
+    /// How much of a paper is wanted.
+    pub(super) fn learned(&self, kind: Kind) -> Learn {
+        if kind == Kind::Sample { self.config.pairs.learn } else { Learn::Whole }
+    }
+
     fn draw(
         &self,
         iteration: usize,
@@ -108,6 +114,7 @@ impl Loop<'_> {
         let hash = info.sha256.clone().unwrap_or_else(|| info.reference.clone());
         // A policy that was opened from files is called by them.
         let hash = if s.server.is_none() { policy.sha256.clone() } else { hash };
+        let learn = self.learned(kind);
         let (mut requests, mut keys, mut asked) = (Vec::new(), Vec::new(), Vec::new());
         for prompt in prompts {
             for index in 0..count {
@@ -115,7 +122,10 @@ impl Loop<'_> {
                 let place = if kind == Kind::HeldOut { 0 } else { iteration };
                 let seed =
                     derive(self.config.seed, &format!("{}\n{place}\n{}\n{index}", kind.name(), prompt.id));
-                let request = self.request(model, prompt, seed)?;
+                let mut request = self.request(model, prompt, seed)?;
+                if learn == Learn::Judged {
+                    no_further(&mut request);
+                }
                 let key = id('s', &format!("{hash}\n{}\n{index}\n{seed}\n{}", prompt.id, kind.name()));
                 keys.push((key, prompt.id.clone(), index, seed));
                 if index == 0 {
@@ -147,10 +157,44 @@ impl Loop<'_> {
                 cost.prompt_tokens_reused += answer.usage.prompt_tokens_reused;
                 cost.generated_tokens += answer.usage.generated_tokens;
             }
-            rows.push((key, sample(request, answer, prompt, index, seed, &hash)));
+            let mut row = sample(request, answer, prompt, index, seed, &hash);
+            if learn == Learn::Judged {
+                beginning(&mut row);
+            }
+            rows.push((key, row));
         }
         cost.seconds = started.elapsed().as_secs_f64();
         Ok(Drawn { rows, asked, cost })
+    }
+}
+
+/// Where the part ends that a judge of title and abstract reads.
+const READ: &str = "\\end{abstract}";
+
+/// Ends a form behind the abstract; other answers are drawn whole.
+fn no_further(request: &mut Request) {
+    let Output::Script(script) = &mut request.output else { return };
+    let read = script.parts.iter().enumerate().find_map(|(i, part)| match part {
+        Part::Literal(text) => Some((i, text.find(READ)? + READ.len())),
+        _ => None,
+    });
+    if let Some((last, end)) = read {
+        script.parts.truncate(last + 1);
+        if let Part::Literal(text) = &mut script.parts[last] {
+            text.truncate(end);
+        }
+    }
+}
+
+/// Leaves what stands up to the end of the abstract. A limit behind it is none.
+fn beginning(sample: &mut Sample) {
+    let Some(text) = &mut sample.text else { return };
+    let Some(end) = text.find(READ).map(|at| at + READ.len()) else { return };
+    sample.tokens = (sample.tokens * end).div_ceil(text.len());
+    text.truncate(end);
+    if sample.cut_at.is_some_and(|at| at >= end) {
+        sample.cut_at = None;
+        sample.unfinished.clear();
     }
 }
 
@@ -199,4 +243,43 @@ fn sample(
         Err(e) => sample.failed = Some(e.to_string()),
     }
     sample
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_ends_behind_the_abstract_and_so_does_a_free_text_whose_limit_came_later() {
+        let free = Part::Free {
+            name: "abstract".into(),
+            stop: Vec::new(),
+            max_tokens: 9,
+            min_tokens: 0,
+            grammar: None,
+        };
+        let literal = |text: &str| Part::Literal(text.into());
+        let form = |parts: Vec<Part>| Request {
+            output: Output::Script(lm::Script { parts }),
+            ..Request::new(Vec::new(), 9)
+        };
+        let rest = literal("more");
+        let mut request =
+            form(vec![literal("\\title{"), free.clone(), literal("\n\\end{abstract}\n\n\\section"), rest]);
+        no_further(&mut request);
+        assert_eq!(request, form(vec![literal("\\title{"), free, literal("\n\\end{abstract}")]));
+
+        let row = |cut_at: usize| {
+            let text = "We do.\\end{abstract}\nMore and";
+            let mut row = sample(&request, Err(LmError::Model("none".into())), "q".into(), 0, 0, "p");
+            row.text = Some(text.into());
+            (row.cut_at, row.unfinished, row.tokens) = (Some(cut_at), vec!["answer".into()], 29);
+            beginning(&mut row);
+            row
+        };
+        let later = row(29);
+        assert_eq!(later.text.as_deref(), Some("We do.\\end{abstract}"));
+        assert_eq!((later.cut_at, later.unfinished.len(), later.tokens), (None, 0, 20));
+        assert_eq!((row(3).cut_at, row(3).unfinished.len()), (Some(3), 1));
+    }
 }

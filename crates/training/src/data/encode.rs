@@ -188,14 +188,16 @@ impl Reading<'_> {
             (Value::String(a), Value::String(b)) => Some([a.clone(), b.clone()]),
             _ => None,
         };
-        let (mut prompt_ids, chosen) = self.continued(prompt, &chosen, "chosen")?;
+        let (mut prompt_ids, mut chosen) = self.continued(prompt, &chosen, "chosen")?;
         if let (Some(true), Some(text)) = (value.get("rendered").and_then(Value::as_bool), prompt.as_str()) {
             prompt_ids = self.rendered(text)?;
         }
         let (_, mut rejected) = self.continued(prompt, &rejected, "rejected")?;
-        if value.get("rejected_open") == Some(&Value::Bool(true)) {
-            // It was cut: its last token is no end, and to reject one would teach not to end.
-            rejected.pop_if(|last| self.eos == Some(*last));
+        for (name, ids) in [("chosen_open", &mut chosen), ("rejected_open", &mut rejected)] {
+            if value.get(name) == Some(&Value::Bool(true)) {
+                // It was cut: its last token is no end, and to learn one there would teach to end, or not to.
+                ids.pop_if(|last| self.eos == Some(*last));
+            }
         }
         let number = |name: &str| match value.get(name) {
             None | Some(Value::Null) => Ok(None),

@@ -121,8 +121,11 @@ pub(super) fn write(
                     bad("has none of messages, prompt with completion, chosen with rejected, text, ids"
                         .into())
                 })?;
-                if value.get("rejected_open") == Some(&Value::Bool(true)) {
-                    return Err(bad("has a rejected answer without an end (rejected_open); other trainers put one behind it".into()));
+                let open = |name: &&&str| value.get(**name) == Some(&Value::Bool(true));
+                if let Some(name) = ["chosen_open", "rejected_open"].iter().find(open) {
+                    return Err(bad(format!(
+                        "has an answer without an end ({name}); other trainers put one behind it"
+                    )));
                 }
                 if *form.get_or_insert(this) != this {
                     return Err(bad("is of another form than the rows before".into()));
