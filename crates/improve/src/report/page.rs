@@ -7,7 +7,7 @@ use research::{Outline, Stage};
 
 use super::chart::{Line, Point, chart};
 use super::{Report, Shown};
-use crate::config::{Method, TermName};
+use crate::config::{Learn, Method, TermName};
 use crate::rows::{Evaluation, Interval};
 
 struct Row {
@@ -90,6 +90,7 @@ struct Page<'a> {
     terms: Vec<String>,
     learned: Vec<Learned>,
     trains: bool,
+    judged: bool,
     per_prompt: usize,
     reward: String,
     gates: String,
@@ -177,6 +178,7 @@ pub fn page(report: &Report) -> String {
         rows: evaluations.iter().map(|(i, e, kept)| row(*i, e, *kept)).collect(),
         learned: learned(report, &terms),
         trains: config.train.method != Method::None,
+        judged: config.pairs.learn == Learn::Judged,
         per_prompt: match config.train.method {
             Method::None => config.sample.held_out_per_prompt,
             _ => config.sample.per_prompt,
