@@ -10,8 +10,7 @@ use crate::parquet::{Column, Writer};
 use crate::write::turns;
 
 /// Writes pairs (`prompt`, `chosen` and `rejected` as messages; `chosen_open`,
-/// `rejected_open`, `difference`, `id`, `loop`, `iteration`,
-/// `policy`) by rename.
+/// `rejected_open`, `difference`, `id`, `loop`, `iteration`, `policy`) by rename.
 ///
 /// # Errors
 /// If the file cannot be written.

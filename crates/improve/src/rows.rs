@@ -124,7 +124,7 @@ pub struct Pair {
     /// The worse one ran into a limit: it is rejected up to there, and no end of it is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub open: bool,
-    /// Both are the beginnings of papers: no end is learned, nor another one.
+    /// Both are the beginnings of papers: neither has an end to learn.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub without_end: bool,
     /// Mean log-odds of the better one against the prompt's samples, its own included as 0 (GPO's score).

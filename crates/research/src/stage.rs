@@ -169,13 +169,6 @@ const SECOND_HALF: [(&str, &[&str]); 2] = [
     ("conclusion", &["conclu", "discussion", "summary"]),
 ];
 
-impl Stage {
-    /// How many things a stage should hold.
-    pub fn wanted(self) -> usize {
-        Outline::default().missing(self).len()
-    }
-}
-
 impl Outline {
     /// Reads a stage's text, whoever wrote it.
     pub fn of(text: &str) -> Self {
