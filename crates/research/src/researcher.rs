@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::error::ResearchError;
 use crate::literature::Literature;
 use crate::prompts;
-use crate::scripts::{PROSE, literal, rows_differ, second_script, setup_parts, shaped, words};
+use crate::scripts::{PROSE, Room, literal, rows_differ, second_script, setup_parts, shaped, words};
 use crate::stage::filled_in;
 
 /// Tries of a stage.
@@ -255,7 +255,7 @@ impl Researcher<'_> {
     ) -> Result<Option<Value>, ResearchError> {
         let salt = 100 + attempt as u64;
         let answer = if self.by_script(attempt) {
-            self.fill_in(brief, messages, self.first_script(brief, writing, 1), salt)?
+            self.fill_in(brief, messages, self.first_script(brief, writing, Room::DRAFT), salt)?
         } else {
             self.ask(
                 brief,

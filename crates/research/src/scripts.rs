@@ -59,8 +59,9 @@ fn share(writing: usize, part: f64, most: usize) -> usize {
 /// Tokens of a title: with a small vocabulary a long one of a real paper takes forty.
 const TITLE: usize = 48;
 
-/// Motivation, main idea, title and the abstract's text, with `room` times the usual limits.
-fn head_parts(writing: usize, room: usize) -> Vec<Part> {
+/// Motivation, main idea, title and the abstract's text.
+fn head_parts(writing: usize, room: Room) -> Vec<Part> {
+    let room = room.head;
     let most = |part: f64, tokens: usize| share(room * writing, part, room * tokens);
     vec![
         literal("## Motivation\n\n"),
@@ -74,13 +75,26 @@ fn head_parts(writing: usize, room: usize) -> Vec<Part> {
     ]
 }
 
-/// Limits of a stage by itself, as a multiple of those of a draft that has to fit a small context: what runs into them
-/// did not find an end.
-pub(crate) const ROOM_OF_A_STAGE: usize = 2;
+/// Limits of the parts, as multiples of those of a draft that has to fit a small context.
+#[derive(Clone, Copy)]
+pub(crate) struct Room {
+    /// Up to the end of the abstract.
+    head: usize,
+    /// Introduction and method.
+    body: usize,
+}
+
+impl Room {
+    /// A whole draft.
+    pub(crate) const DRAFT: Self = Self { head: 1, body: 1 };
+    /// A stage by itself, where what runs into a limit counts as a paper that found no end. Introductions take more:
+    /// at twice the limits a third of SmolLM2's were cut, and few of these repeated themselves (docs/experiments.md).
+    pub(crate) const STAGE: Self = Self { head: 2, body: 4 };
+}
 
 /// The first stage of a paper by itself: motivation, main idea, title, abstract and set-up.
 pub(crate) fn opening_script(writing: usize) -> Script {
-    let mut parts = head_parts(writing, ROOM_OF_A_STAGE);
+    let mut parts = head_parts(writing, Room::STAGE);
     parts.push(literal("\n\\end{abstract}\n```\n\n"));
     parts.extend(setup_parts());
     Script { parts }
@@ -126,9 +140,9 @@ impl Researcher<'_> {
         order.into_iter().take(most).map(|i| brief.literature.entries[i].key.clone()).collect()
     }
 
-    /// The layout of the published dialogue, its text left free, with `room` times the usual limits.
-    pub(crate) fn first_script(&self, brief: &Brief, writing: usize, room: usize) -> Script {
-        let share = |part: f64, most: usize| share(room * writing, part, room * most);
+    /// The layout of the published dialogue, its text left free.
+    pub(crate) fn first_script(&self, brief: &Brief, writing: usize, room: Room) -> Script {
+        let share = |part: f64, most: usize| share(room.body * writing, part, room.body * most);
         let end = ["\n\\section", "\\section", "```", "\n\n\n", "\\end{", "\n#"];
         let keys = self.keys(brief, 12);
         // Each citation chooses among keys of its own, so that a weak model does not cite one paper four times.

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::ResearchError;
 use crate::latex;
 use crate::researcher::{Asked, Brief, Researcher, SECOND_TOKENS, check_results};
-use crate::scripts::{ROOM_OF_A_STAGE, finished_sentences, opening_script, second_script};
+use crate::scripts::{Room, finished_sentences, opening_script, second_script};
 
 /// Which part of a paper is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,9 +79,7 @@ impl Researcher<'_> {
                 (Output::Free, self.free_tokens(writing, brief.max_tokens.unwrap_or(SECOND_TOKENS)))
             }
             (true, Stage::Opening) => (Output::Script(opening_script(writing)), 0),
-            (true, Stage::FirstHalf) => {
-                (Output::Script(self.first_script(brief, writing, ROOM_OF_A_STAGE)), 0)
-            }
+            (true, Stage::FirstHalf) => (Output::Script(self.first_script(brief, writing, Room::STAGE)), 0),
             (false, Stage::Opening) => {
                 (Output::Free, self.free_tokens(writing, brief.max_tokens.unwrap_or(1500)))
             }

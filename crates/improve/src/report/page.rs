@@ -252,8 +252,18 @@ fn verdict(status: &str, evaluations: &[(usize, &Evaluation, bool)]) -> String {
     };
     let start = evaluations.first().map_or(0.0, |e| e.1.validity);
     let said = |iteration: usize, e: &Evaluation| {
+        let valid = match &e.validity_change {
+            Some(_) => {
+                format!(
+                    "the share of valid papers {} ({}): ",
+                    seen(&e.validity_change),
+                    gain(&e.validity_change)
+                )
+            }
+            None => "valid papers: ".into(),
+        };
         format!(
-            "After iteration {iteration} the first judge's mean {} ({}), the second judge's {} ({}); {} of the papers are valid, {} at the start.",
+            "After iteration {iteration} the first judge's mean {} ({}), the second judge's {} ({}); {valid}{}, {} at the start.",
             seen(&e.judge_gain),
             gain(&e.judge_gain),
             seen(&e.second_gain),
