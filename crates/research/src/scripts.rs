@@ -80,7 +80,7 @@ fn head_parts(writing: usize, room: Room) -> Vec<Part> {
 pub(crate) struct Room {
     /// Up to the end of the abstract.
     head: usize,
-    /// Introduction and method.
+    /// Introduction, related work and method.
     body: usize,
 }
 
